@@ -1,0 +1,33 @@
+"""The status of one candidate's score.
+
+A reward is there exactly when the status is ``ok`` or ``truncated``. Every other status goes with a null
+reward: a failure is never 0, -1 or NaN.
+"""
+
+from enum import Enum
+
+
+class Status(str, Enum):
+    """Why a candidate has the reward it has, or has none."""
+
+    OK = "ok"
+    """Scored."""
+    TRUNCATED = "truncated"
+    """Scored, but some of the prompt, reference or candidate was cut to fit the model."""
+    NO_REFERENCE = "no_reference"
+    """The scorer compares with a reference and the group has none."""
+    TOO_LONG = "too_long"
+    """The text does not fit the model and the scorer's rule is not to cut it."""
+    NON_FINITE = "non_finite"
+    """The model gave NaN or infinity."""
+    TIMEOUT = "timeout"
+    """Scoring took longer than the scorer allows."""
+    ERROR = "error"
+    """Scoring raised; the ``error`` column says what."""
+    CRASHED = "crashed"
+    """Scoring this group killed its process again and again, so it was set aside."""
+
+    @property
+    def has_reward(self) -> bool:
+        """Whether a reward goes with this status."""
+        return self in (Status.OK, Status.TRUNCATED)

@@ -1,0 +1,80 @@
+"""The exception tree.
+
+    PolarRayError
+    ├── RecipeError            a recipe or an override is wrong
+    ├── InputError             the input cannot be listed or read at all
+    │   └── TooManyDeadLetters the input is mostly garbage
+    ├── StorageError           a path or an object store cannot be used
+    ├── OutputError            the output folder is not usable for this run
+    │   ├── NotARun            the folder holds something that is not a run
+    │   ├── NotFinished        a run is there, but it has not finished
+    │   └── RecipeChanged      resuming would mix two recipes
+    ├── CheckpointError        a model's files are not what the scorer needs
+    ├── TokenizerError         a tokenizer or chat template cannot be used safely
+    ├── SelfCheckError         a scorer came out wrong on its own known pair
+    ├── ScoringError           every group failed, so the run stopped
+    ├── RunStalled             no progress for too long
+    └── ConservationError      rows read != groups + dead letters + declared drops
+
+Each message says what is wrong, where, and what to do next.
+"""
+
+
+class PolarRayError(Exception):
+    """Base of every error that polar_ray raises on purpose."""
+
+
+class RecipeError(PolarRayError):
+    """A recipe or a command-line override is wrong."""
+
+
+class InputError(PolarRayError):
+    """The input cannot be listed or read at all."""
+
+
+class TooManyDeadLetters(InputError):
+    """More rows than ``limits.max_dead_letters`` allows could not become groups."""
+
+
+class StorageError(PolarRayError):
+    """A path or an object store cannot be used."""
+
+
+class OutputError(PolarRayError):
+    """The output folder cannot be used for this run."""
+
+
+class NotARun(OutputError):
+    """The folder holds files, but no run of polar_ray."""
+
+
+class NotFinished(OutputError):
+    """The run in the folder has not finished, so its score table is not complete."""
+
+
+class RecipeChanged(OutputError):
+    """The folder holds a run with another recipe, input or model; resuming would mix the two."""
+
+
+class CheckpointError(PolarRayError):
+    """A model's files are missing, incomplete, or not what the scorer needs."""
+
+
+class TokenizerError(PolarRayError):
+    """A tokenizer or a chat template cannot be used safely."""
+
+
+class SelfCheckError(PolarRayError):
+    """A scorer failed the check it makes of itself when it starts."""
+
+
+class ScoringError(PolarRayError):
+    """Scoring failed for every group, so the run stopped."""
+
+
+class RunStalled(PolarRayError):
+    """The run made no progress for ``limits.no_progress_s`` seconds."""
+
+
+class ConservationError(PolarRayError):
+    """The counts of a run do not add up: rows read != groups + dead letters + declared drops."""

@@ -1,0 +1,56 @@
+"""What is read: paths, format, layout and column names."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from polar_ray.recipe.base import Part
+
+
+class Columns(Part):
+    """Names of the input's columns.
+
+    In the ``groups`` layout ``candidates`` is a list column. In the two row-per-candidate layouts the fields
+    of a candidate are columns of their own, named by ``CandidateFields``.
+    """
+
+    prompt_id: str = "prompt_id"
+    prompt: str = "prompt"
+    reference: str = "reference"
+    """One reference: a string, a message list, or null."""
+    references: str = "references"
+    """Several references: a list of strings or of message lists. A row may have either column."""
+    candidates: str = "candidates"
+
+
+class CandidateFields(Part):
+    """Names of a candidate's fields, in the list column or as columns of a row per candidate."""
+
+    candidate_id: str = "candidate_id"
+    messages: str = "messages"
+    """The generation itself: a string or a message list."""
+    model: str = "model"
+
+
+class Input(Part):
+    """Where the generations are and how they are laid out.
+
+    Attributes:
+        path: A file, folder or glob, or a list of them; local or ``s3://``, ``gs://``, ``hf://``, ``az://``.
+        format: ``auto`` goes by the file name: ``.parquet``, ``.jsonl`` or ``.json``, with ``.gz`` or ``.zst``.
+        layout: ``groups``: a row per prompt with a list of candidates. ``candidates``: a row per candidate,
+            the rows of a prompt next to each other in one file. ``scattered``: a row per candidate, anywhere;
+            this takes a shuffle.
+        split_rows: Input rows in one split, the unit of work, retry and commit.
+        split_bytes: Upper bound of a split's size in bytes of decompressed JSONL; a row is never cut.
+        storage_options: Passed to the filesystem: ``endpoint_url``, ``key``, ``secret``, ``region``, ``anon``.
+    """
+
+    path: str | list[str]
+    format: Literal["auto", "parquet", "jsonl"] = "auto"
+    layout: Literal["groups", "candidates", "scattered"] = "groups"
+    columns: Columns = Columns()
+    candidate_fields: CandidateFields = CandidateFields()
+    split_rows: int = Field(default=256, ge=1)
+    split_bytes: int = Field(default=16 * 2**20, ge=1)
+    storage_options: dict[str, Any] = {}
