@@ -13,6 +13,7 @@
     ├── TokenizerError         a tokenizer or chat template cannot be used safely
     ├── SelfCheckError         a scorer came out wrong on its own known pair
     ├── ScoringError           every group failed, so the run stopped
+    ├── ClusterTooSmall        the actors that the recipe asks for do not fit
     ├── RunStalled             no progress for too long
     └── ConservationError      rows read != groups + dead letters + declared drops
 
@@ -70,6 +71,10 @@ class SelfCheckError(PolarRayError):
 
 class ScoringError(PolarRayError):
     """Scoring failed for every group, so the run stopped."""
+
+
+class ClusterTooSmall(PolarRayError):
+    """The actors that the recipe asks for do not fit on the Ray cluster."""
 
 
 class RunStalled(PolarRayError):

@@ -21,6 +21,10 @@ class Columns(Part):
     references: str = "references"
     """Several references: a list of strings or of message lists. A row may have either column."""
     candidates: str = "candidates"
+    labels: str | None = "labels"
+    """Judgements of the candidates, in the ``groups`` layout: a list of objects with the candidate's id, ``kind``,
+    ``correct``, ``preference`` and ``score``. Checked for this shape and carried in ``extra``; with ``null`` a
+    column of this name is carried unread."""
 
 
 class CandidateFields(Part):

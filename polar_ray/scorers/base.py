@@ -79,6 +79,21 @@ class Scores:
     def __len__(self) -> int:
         return len(self.reward)
 
+    def to_table(self) -> pa.Table:
+        """Returns the columns as one table; ``from_table`` reads it back."""
+        plain = {"reward": self.reward, "status": self.status, "tokens": self.tokens, "error": self.error}
+        return pa.table({**plain, **self.extras})
+
+    @staticmethod
+    def from_table(table: pa.Table) -> "Scores":
+        """Returns the scores that ``to_table`` wrote."""
+        columns = {
+            name: table.column(name).combine_chunks() if table.num_rows else pa.nulls(0, table.schema.field(name).type)
+            for name in table.column_names
+        }
+        plain = {name: columns.pop(name) for name in ("reward", "status", "tokens", "error")}
+        return Scores(**plain, extras=columns)
+
     @staticmethod
     def of(scores: list[CandidateScore], extras: tuple[str, ...] = ()) -> "Scores":
         """Builds the columns from Python scores. ``extras`` names the columns that the scorer adds."""

@@ -20,7 +20,6 @@ class Entry:
 
     scorer: str
     encoder: str | None = None
-    uses_torch: bool = False
     needs_reference: bool = False
 
 
@@ -29,19 +28,16 @@ CATALOG: dict[str, Entry] = {
     "text_closeness": Entry("polar_ray.scorers.text_closeness:TextClosenessScorer", needs_reference=True),
     "polar": Entry(
         "polar_ray.scorers.polar:PolarScorer",
-        "polar_ray.scorers.polar:PolarEncoder",
-        uses_torch=True,
+        "polar_ray.scorers.polar_encoder:PolarEncoder",
         needs_reference=True,
     ),
     "internlm2_reward": Entry(
         "polar_ray.scorers.internlm2_reward:InternLM2RewardScorer",
-        "polar_ray.scorers.internlm2_reward:InternLM2RewardEncoder",
-        uses_torch=True,
+        "polar_ray.scorers.internlm2_reward_encoder:InternLM2RewardEncoder",
     ),
     "sequence_classifier": Entry(
         "polar_ray.scorers.sequence_classifier:SequenceClassifierScorer",
-        "polar_ray.scorers.sequence_classifier:SequenceClassifierEncoder",
-        uses_torch=True,
+        "polar_ray.scorers.sequence_classifier_encoder:SequenceClassifierEncoder",
     ),
 }
 

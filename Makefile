@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out/demo
+
+.PHONY: help demo test lint bench clean
+
+help: ## Show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## Score the sample data on this machine and show ranked results
+	@$(BIN)/polar-ray run pipelines/demo.yaml output.path=$(OUT) --fresh --show 4
+
+test: $(VENV)/.installed ## Run the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## Measure what the README claims about speed
+	$(BIN)/python benchmarks/pipeline_overhead.py
+
+clean: ## Remove the environment and outputs
+	rm -rf $(VENV) out

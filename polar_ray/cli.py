@@ -1,0 +1,101 @@
+"""The command line: ``polar-ray run | plan | show | env``."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from polar_ray import __version__
+from polar_ray.errors import PolarRayError
+
+app = typer.Typer(
+    name="polar-ray",
+    help="Score LLM generations with reward models on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, such as pipelines/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as input.path=s3://bucket/*.parquet."),
+]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="The output folder of a run.")]
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run in the output folder first.")] = False,
+    show: Annotated[int, typer.Option("--show", help="Show this many ranked groups at the end.")] = 0,
+) -> None:
+    """Score a dataset of generations. The same command again resumes an interrupted run."""
+    from polar_ray.data.scores import head
+    from polar_ray.recipe.recipe import Recipe
+    from polar_ray.running.progress import reporter
+    from polar_ray.running.run import run as run_recipe
+    from polar_ray.showing import print_groups, print_manifest
+
+    resolved = Recipe.load(recipe, overrides)
+    manifest = run_recipe(resolved, fresh=fresh, reporter=reporter())
+    if show:
+        print_groups(head(resolved.output.path, show, storage_options=resolved.output.storage_options))
+    print_manifest(manifest, resolved.output.path)
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Show what a run would do: recipe, input, sample counts, the first encoded candidate. Writes nothing."""
+    from polar_ray.recipe.recipe import Recipe
+    from polar_ray.running.plan import plan as plan_recipe
+    from polar_ray.showing import print_plan
+
+    print_plan(plan_recipe(Recipe.load(recipe, overrides)))
+
+
+@app.command()
+def show(
+    run: RunPath, groups: Annotated[int, typer.Option("--groups", "-n", help="Ranked groups to show.")] = 3
+) -> None:
+    """Show a finished run: the manifest's figures and a few groups with their candidates in ranked order."""
+    from polar_ray.data.scores import head
+    from polar_ray.running.folder import RunFolder
+    from polar_ray.running.manifest import read_manifest
+    from polar_ray.showing import print_groups, print_manifest
+
+    manifest = read_manifest(RunFolder.of(run))
+    print_groups(head(run, groups))
+    print_manifest(manifest, run)
+
+
+@app.command()
+def env() -> None:
+    """Print versions and devices, for a bug report."""
+    from polar_ray.environment import environment
+
+    for name, value in environment().items():
+        print(f"{name:<20} {value}")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command line; an error that polar_ray raises on purpose is one sentence and exit code 1."""
+    try:
+        app()
+    except PolarRayError as error:
+        print(f"polar-ray: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("polar-ray: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

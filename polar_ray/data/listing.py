@@ -1,0 +1,101 @@
+"""Listing: from the paths of a recipe to the files that hold its input."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from polar_ray.data.glob import fixed_folder, is_glob
+from polar_ray.data.storage import FileInfo, Files, Storage
+from polar_ray.errors import InputError
+from polar_ray.recipe.input import Input
+
+Format = Literal["parquet", "jsonl"]
+Compression = Literal["gzip", "zstd"]
+
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+_FORMATS: dict[str, Format] = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl"}
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of the input.
+
+    Attributes:
+        path: A URL or an absolute local path.
+        size: Bytes as stored.
+        etag: The object's version, where the storage's listing tells it.
+        mtime: Seconds since 1970, where the listing tells it.
+        format: How its rows are written.
+        compression: Of a JSONL file as a whole; Parquet compresses inside.
+    """
+
+    path: str
+    size: int
+    etag: str | None
+    mtime: float | None
+    format: Format
+    compression: Compression | None
+
+
+def list_input(config: Input) -> list[InputFile]:
+    """Lists the input's files, sorted by path and each once.
+
+    A folder stands for all files below it. Names that start with ``_`` or ``.`` (markers and leftovers of other
+    writers) are passed over in folders and by wildcards; named in full they are read.
+
+    Raises:
+        InputError: A path matches nothing, or a file's format is not known by its name.
+        StorageError: A storage cannot be used.
+    """
+    paths = [config.path] if isinstance(config.path, str) else config.path
+    found: dict[str, FileInfo] = {}
+    for path in paths:
+        for info in _list_path(path, config):
+            found[info.path] = info
+    return [_input_file(found[path], config) for path in sorted(found)]
+
+
+def _list_path(path: str, config: Input) -> Files:
+    storage = Storage.of(path, config.storage_options)
+    try:
+        if storage.is_file():
+            return storage.list()
+        if is_glob(path):
+            what, folder, matches = "files match", fixed_folder(storage.root), storage.glob(path)
+        else:
+            what, folder, matches = "files are in", storage.root, storage.list()
+    except OSError as error:
+        raise InputError(f"The input {path} cannot be listed: {error}") from error
+    named = set(storage.root.split("/"))
+    kept = [info for info in matches if not _is_passed_over(info.path, folder, named)]
+    if not kept:
+        hidden = len(matches) - len(kept)
+        passed = f" ({hidden} were passed over, because their names start with '_' or '.')" if hidden else ""
+        raise InputError(f"No {what} {storage.url}{passed}. Check input.path, and the spelling of its folders.")
+    return kept
+
+
+def _is_passed_over(path: str, folder: str, named: set[str]) -> bool:
+    below = path[path.index(folder) + len(folder) :].split("/")
+    return any(name.startswith(("_", ".")) and name not in named for name in below)
+
+
+def _input_file(info: FileInfo, config: Input) -> InputFile:
+    stem = info.path
+    compression: Compression | None = None
+    for suffix, name in _COMPRESSIONS.items():
+        if stem.endswith(suffix):
+            stem, compression = stem.removesuffix(suffix), name
+    format_ = next((name for suffix, name in _FORMATS.items() if stem.endswith(suffix)), None)
+    if config.format != "auto":
+        format_ = config.format
+    if format_ is None:
+        raise InputError(
+            f"The format of {info.path} is not known by its name. Name it .parquet, .jsonl or .json (with .gz or "
+            ".zst), leave it out with a glob such as folder/**/*.parquet, or set input.format."
+        )
+    if format_ == "parquet" and compression is not None:
+        raise InputError(
+            f"{info.path} is a compressed Parquet file, which cannot be entered in the middle. Decompress it; "
+            "Parquet compresses inside."
+        )
+    return InputFile(info.path, info.size, info.etag, info.mtime, format_, compression)

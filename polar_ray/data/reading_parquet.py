@@ -1,0 +1,225 @@
+"""Reading Parquet: row groups are decoded batch by batch and cut into the splits that the plan says."""
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from polar_ray.data.arrays import flat
+from polar_ray.data.columns import id_column
+from polar_ray.data.damage import is_readable
+from polar_ray.data.parquet_json import json_texts
+from polar_ray.data.raw_split import RawSplit
+from polar_ray.data.sources import Source, split_id
+from polar_ray.data.storage import Storage
+from polar_ray.recipe.input import Input
+
+_BATCH_ROWS = 4096
+_BATCH_BYTES = 16 * 2**20
+_PREBUFFER_BYTES = 64 * 2**20
+_BUFFER_BYTES = 8 * 2**20
+_NO_OFFSETS = np.zeros(1, np.int64)
+_NO_PAYLOAD = b""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a file that stand next to each other, or why they cannot be read."""
+
+    start: int
+    stop: int
+    table: pa.Table | None
+    error: str | None = None
+
+    def between(self, start: int, stop: int) -> "_Rows":
+        """Returns the rows that lie in a range."""
+        start, stop = max(start, self.start), min(stop, self.stop)
+        table = None if self.table is None else self.table.slice(start - self.start, stop - start)
+        return _Rows(start, stop, table, self.error)
+
+
+def read_parquet(source: Source, config: Input, skip: Collection[str]) -> Iterator[RawSplit]:
+    """Yields the splits of a Parquet source; see ``read_source``."""
+    names = [split_id(source.file_index, source.split_start + i) for i in range(max(1, len(source.cuts) - 1))]
+    if all(name in skip for name in names):
+        return
+    if source.error is not None:
+        yield _split(source, 0, source.row_start, [], source.error)
+        return
+    with ExitStack() as stack:
+        storage = Storage.of(source.file.path, config.storage_options)
+        file = _File(storage, source.file.path, stack)
+        if config.layout == "candidates":
+            parts = _cut_at_prompts(source, config, file)
+        else:
+            parts = _cut(source.cuts, file.rows(source.row_start, source.row_stop))
+        for i, (start, rows, error) in enumerate(parts):
+            if names[i] not in skip:
+                yield _split(source, i, start, rows, error)
+
+
+class _File:
+    """An open Parquet file."""
+
+    def __init__(self, storage: Storage, path: str, stack: ExitStack) -> None:
+        self._storage = storage
+        self._path = path
+        self._stack = stack
+        self._parquet = self._open()
+        footer = self._parquet.metadata
+        self._groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+        self.starts = np.concatenate([[0], np.cumsum([group.num_rows for group in self._groups], dtype=np.int64)])
+        self.schema = self._parquet.schema_arrow
+
+    def _open(self, **options: object) -> pq.ParquetFile:
+        raw = self._stack.enter_context(self._storage.open_file(self._path))
+        return pq.ParquetFile(raw, **options)
+
+    def rows(self, start: int, stop: int | None = None, columns: list[str] | None = None) -> Iterator[_Rows]:
+        """Yields the rows of the row groups that lie in a range, or what is wrong with the rest of a row group."""
+        for i, group in enumerate(self._groups):
+            first, end = int(self.starts[i]), int(self.starts[i + 1])
+            if end <= start or first == end:
+                continue
+            if stop is not None and first >= stop:
+                return
+            row = first
+            try:
+                for batch in self._batches(i, columns):
+                    table = pa.Table.from_batches([batch])
+                    yield _Rows(row, row + table.num_rows, table)
+                    row += table.num_rows
+            except (OSError, pa.ArrowException) as error:
+                is_readable(self._storage, self._path)
+                yield _Rows(row, end, None, f"Rows {row} to {end - 1} cannot be decoded: {error}")
+
+
+    def _batches(self, index: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        group = self._groups[index]
+        compressed = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+        # One large request per column where a row group fits into memory; else a window that moves along.
+        prebuffer = compressed <= _PREBUFFER_BYTES
+        parquet = self._open(pre_buffer=prebuffer, buffer_size=0 if prebuffer else _BUFFER_BYTES)
+        rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
+        yield from parquet.iter_batches(batch_size=rows, row_groups=[index], columns=columns, use_threads=False)
+
+
+Part = tuple[int, list[_Rows], str | None]
+"""First row, rows, and why there are no more of them."""
+
+
+def _cut(cuts: tuple[int, ...], stream: Iterator[_Rows]) -> Iterator[Part]:
+    """Yields one part for each pair of neighbouring cuts."""
+    index = 0
+    held: list[_Rows] = []
+    error: str | None = None
+    for rows in stream:
+        while index < len(cuts) - 1 and rows.stop > cuts[index]:
+            start, stop = cuts[index], cuts[index + 1]
+            piece = rows.between(start, stop)
+            # What follows a gap in a split is given up with it: its row numbers could not be told from the payload.
+            if piece.error is not None:
+                error = error or piece.error
+            elif error is None and piece.stop > piece.start:
+                held.append(piece)
+            if rows.stop < stop:
+                break
+            yield start, held, error
+            index, held, error = index + 1, [], None
+    while index < len(cuts) - 1:
+        yield cuts[index], held, error
+        index, held, error = index + 1, [], None
+
+
+def _cut_at_prompts(source: Source, config: Input, file: _File) -> Iterator[Part]:
+    """Yields one part for each pair of neighbouring cuts, each cut moved on to the next start of a prompt.
+
+    So the last part reads past the source's end, and the first one leaves out what the source before has read.
+    """
+    key_columns = [name for name in (config.columns.prompt_id, config.columns.prompt) if name in file.schema.names][:1]
+    key = _key_before(file, source.row_start, key_columns)
+    index, stop = -1, source.cuts[0]
+    start, held, error = source.row_start, [], None
+    parts = len(source.cuts) - 1
+    for rows in file.rows(source.row_start):
+        if rows.table is None:
+            # Where rows are lost, so is the prompt before them; whatever follows starts a new one.
+            bounds, key = [rows.start], None
+        else:
+            starts, key = _prompt_starts(rows.table, key_columns, key)
+            bounds = (np.flatnonzero(starts) + rows.start).tolist()
+        row = rows.start
+        for bound in [*bounds, None]:
+            if bound is not None and bound < stop:
+                continue
+            if bound is not None:
+                if index >= 0 and error is None and bound > row and rows.table is not None:
+                    held.append(rows.between(row, bound))
+                while bound >= stop:
+                    if index >= 0:
+                        yield start, held, error
+                    index, start, held, error, row = index + 1, bound, [], None, bound
+                    if index == parts:
+                        return
+                    stop = source.cuts[index + 1]
+            elif index >= 0:
+                if rows.error is not None:
+                    error = error or rows.error
+                elif error is None and rows.stop > row:
+                    held.append(rows.between(row, rows.stop))
+    while index < parts:
+        if index >= 0:
+            yield start, held, error
+        index, start, held, error = index + 1, int(file.starts[-1]), [], None
+
+
+def _key_before(file: _File, row: int, columns: list[str]) -> str | None:
+    """Returns the key of the row before a row, or None if there is no such row or it cannot be read."""
+    if row == 0 or not columns:
+        return None
+    first = int(file.starts[np.searchsorted(file.starts, row) - 1])
+    key: str | None = None
+    for rows in file.rows(first, row, columns):
+        key = None if rows.table is None else _prompt_starts(rows.table, columns, key)[1]
+    return key
+
+
+def _prompt_starts(table: pa.Table, columns: list[str], before: str | None) -> tuple[np.ndarray, str | None]:
+    """Returns where the key differs from the row before, and the last key. A row without a key starts nothing."""
+    if not columns:
+        return np.ones(table.num_rows, bool), None
+    column = flat(table.column(columns[0]))
+    text = id_column(column, null_is_fine=True)
+    keys = pa.array(json_texts(column), pa.string()) if text is None else text.array
+    keys = pa.concat_arrays([pa.array([before], pa.string()), keys])
+    filled = pa.compute.fill_null_forward(keys)
+    codes = filled.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)
+    return np.diff(codes) != 0, filled[-1].as_py()
+
+
+def _split(source: Source, index: int, start: int, rows: list[_Rows], error: str | None) -> RawSplit:
+    tables = [piece.table for piece in rows if piece.table is not None]
+    split_index = source.split_start + index
+    return RawSplit(
+        split_id=split_id(source.file_index, split_index),
+        file=source.file.path,
+        file_index=source.file_index,
+        split_index=split_index,
+        row_start=start,
+        rows=sum(table.num_rows for table in tables),
+        last=source.last and index >= len(source.cuts) - 2,
+        kind="arrow",
+        payload=_ipc(pa.concat_tables(tables)) if tables else _NO_PAYLOAD,
+        offsets=_NO_OFFSETS,
+        error=error,
+    )
+
+
+def _ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

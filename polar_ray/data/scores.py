@@ -1,0 +1,66 @@
+"""Reading a score table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from polar_ray.data.storage import Storage
+from polar_ray.errors import NotARun, NotFinished
+
+
+def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, partial: bool = False) -> ds.Dataset:
+    """Opens the score table of a run as an Arrow dataset: lazily, with column selection and filters.
+
+    Args:
+        run: The output folder of the run.
+        storage_options: As in a recipe.
+        partial: Open the parts that are there although the run has not finished.
+
+    Raises:
+        NotARun: There is no run in the folder.
+        NotFinished: The run has not finished, and ``partial`` is not set.
+    """
+    storage = Storage.of(run, storage_options or {})
+    root = run.rstrip("/")
+    finished = storage.exists(f"{root}/manifest.json")
+    if not finished and not storage.exists(f"{root}/_run/run.json"):
+        raise NotARun(f"{run} is not the output folder of a run: it has no manifest.json")
+    if not finished and not partial:
+        raise NotFinished(
+            f"the run in {run} has not finished, so its score table is not complete; run the recipe again to finish "
+            "it, or read what is there with partial=True"
+        )
+    parts = [info.path for info in storage.list(f"{root}/scores") if info.path.endswith(".parquet")]
+    return ds.dataset([storage.relative(path) for path in sorted(parts)], filesystem=storage.filesystem)
+
+
+def read_scores(
+    run: str,
+    *,
+    columns: Sequence[str] | None = None,
+    storage_options: dict[str, Any] | None = None,
+    partial: bool = False,
+) -> pa.Table:
+    """Reads the score table of a run: one row per group, in the order of the input.
+
+    See ``open_scores`` for the arguments and errors, and for tables that do not fit into memory.
+
+    Example:
+        >>> table = read_scores("out/demo", columns=["prompt_id", "reward", "rank"])
+        >>> table.num_rows
+        40
+    """
+    dataset = open_scores(run, storage_options=storage_options, partial=partial)
+    return dataset.to_table(columns=None if columns is None else list(columns))
+
+
+def head(run: str, groups: int, *, storage_options: dict[str, Any] | None = None) -> pa.Table:
+    """Returns the first groups of a run's score table; see ``open_scores`` for errors."""
+    return open_scores(run, storage_options=storage_options).head(groups)
+
+
+def scorer_names(schema: pa.Schema) -> list[str]:
+    """Returns the names of the scorers in a score table; the empty name stands for a single scorer."""
+    return [name.removeprefix("reward").removeprefix("_") for name in schema.names if name.split("_")[0] == "reward"]

@@ -1,0 +1,302 @@
+"""Storage: one way to read, write and list, local or in an object store.
+
+What is written appears whole or not at all: a local file is written beside its place and renamed; an object is
+put in one go after its content is complete.
+"""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from polar_ray.data.filesystems import AZURE_SCHEMES, make_filesystem
+from polar_ray.data.glob import compile_glob, fixed_folder, is_glob
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Files whose name starts so are left by writers that were killed; they are never listed."""
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file in a storage.
+
+    Attributes:
+        path: As a URL, or an absolute local path.
+        size: Bytes.
+        etag: Where the storage's listing tells it (fsspec); pyarrow's does not.
+        mtime: Seconds since 1970, where the listing tells it.
+    """
+
+    path: str
+    size: int
+    etag: str | None = None
+    mtime: float | None = None
+
+
+Files = list[FileInfo]
+
+_ETAG_NAMES = ("ETag", "etag", "blob_id")
+"""What the filesystems of fsspec call an object's version."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A filesystem and a folder in it. Small and picklable: a worker opens its own connection.
+
+    Every method takes a path as a user writes it: a URL of the same storage, or a local path. ``join`` makes one for
+    a name below the storage's own folder.
+
+    Attributes:
+        scheme: ``""`` for local files.
+        root: The folder (or file) inside the filesystem.
+        host: The account's host in an Azure URL.
+        options: ``storage_options`` of the recipe.
+    """
+
+    scheme: str
+    root: str
+    host: str | None = None
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @staticmethod
+    def of(url: str, options: dict[str, Any] | None = None) -> "Storage":
+        """Resolves a local path or URL.
+
+        Args:
+            url: A local path, ``file://``, ``s3://``, ``gs://``, ``az://``, ``abfs://``, ``hf://``, or another
+                scheme that fsspec knows.
+            options: ``storage_options``: for S3 ``endpoint_url``, ``key``, ``secret``, ``token``, ``region``,
+                ``anon``; for others what their filesystem takes. What is not given comes from the environment.
+
+        Raises:
+            StorageError: From the first use of it: an unknown option or scheme, or a package is missing.
+        """
+        scheme, host, path = _split_url(url)
+        if scheme == "":
+            path = os.path.abspath(os.path.expanduser(path))
+        return Storage(scheme, path.rstrip("/") or ("/" if scheme == "" else ""), host, dict(options or {}))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("scheme", "root", "host", "options")}
+
+    @property
+    def url(self) -> str:
+        """The folder as a URL, or an absolute local path."""
+        return self._url_of(self.root)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder of this machine (or a network share mounted on it)."""
+        return self.scheme == ""
+
+    @cached_property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow filesystem; made on first use.
+
+        Raises:
+            StorageError: An option or the scheme is unknown, or a package is missing.
+        """
+        return make_filesystem(self.scheme, self.root, self.host, self.options)
+
+    def join(self, *names: str) -> str:
+        """Returns the full path of a name below this storage's folder."""
+        return self._url_of("/".join([self.root.rstrip("/"), *names]))
+
+    def open_input(self, path: str) -> pa.NativeFile:
+        """Opens a stream of the file's raw bytes. Raises FileNotFoundError."""
+        return self.filesystem.open_input_stream(self._key(path), compression=None)
+
+    def open_file(self, path: str) -> pa.NativeFile:
+        """Opens a file for random access. Raises FileNotFoundError."""
+        return self.filesystem.open_input_file(self._key(path))
+
+    def read_bytes(self, path: str) -> bytes:
+        """Returns a file's content. Raises FileNotFoundError."""
+        with self.open_input(path) as stream:
+            return cast(bytes, stream.read())
+
+    def write_atomic(self, path: str, data: bytes) -> None:
+        """Writes a file that is seen whole or not at all, replacing what was there."""
+        with self.open_atomic(path) as stream:
+            stream.write(data)
+
+    @contextmanager
+    def open_atomic(self, path: str) -> Iterator[BinaryIO]:
+        """Opens a file for writing; it appears, whole, when the block ends, and not at all if it raises."""
+        key = self._key(path)
+        if self.is_local:
+            with _replace_local(key) as stream:
+                yield stream
+            return
+        # An object store gets nothing before the content is complete, so there is no upload to abort.
+        with tempfile.TemporaryDirectory(prefix="polar-ray-") as folder:
+            spool = os.path.join(folder, "spool")
+            with open(spool, "wb", buffering=2**20) as stream:
+                yield stream
+            self._upload(spool, key)
+
+    def exists(self, path: str = "") -> bool:
+        """Whether there is a file, or a folder with something in it."""
+        return bool(self.filesystem.get_file_info(self._key(path)).type != pafs.FileType.NotFound)
+
+    def is_file(self, path: str = "") -> bool:
+        """Whether there is a file of exactly this name."""
+        return bool(self.filesystem.get_file_info(self._key(path)).type == pafs.FileType.File)
+
+    def list(self, prefix: str = "") -> "Files":
+        """Returns all files below a folder, at any depth, sorted by path; or the file itself.
+
+        A folder that is not there gives an empty list. What killed writers left is not listed.
+        """
+        key = self._key(prefix)
+        if self._fsspec is not None:
+            found = self._list_fsspec(key)
+        else:
+            info = self.filesystem.get_file_info(key) if key else None
+            if info is not None and info.type == pafs.FileType.File:
+                infos = [info]
+            else:
+                selector = pafs.FileSelector(key, recursive=True, allow_not_found=True)
+                infos = [info for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+            found = [
+                FileInfo(self._url_of(info.path), info.size, mtime=info.mtime_ns / 1e9 if info.mtime_ns else None)
+                for info in infos
+            ]
+        kept = [info for info in found if not is_temporary(info.path)]
+        return sorted(kept, key=lambda info: info.path)
+
+    def glob(self, pattern: str) -> "Files":
+        """Returns the files that match a pattern of ``*``, ``?``, ``[...]`` and ``**``, sorted by path."""
+        key = self._key(pattern)
+        if not is_glob(key):
+            return self.list(pattern) if self.is_file(pattern) else []
+        regex = compile_glob(key)
+        return [info for info in self.list(self._url_of(fixed_folder(key))) if regex.fullmatch(self._key(info.path))]
+
+    def delete(self, path: str) -> None:
+        """Deletes a file; one that is not there is no error."""
+        try:
+            self.filesystem.delete_file(self._key(path))
+        except FileNotFoundError:
+            return
+
+    def delete_tree(self, path: str = "") -> None:
+        """Deletes a folder with all that is in it; one that is not there is no error."""
+        key = self._key(path)
+        if self.is_local:
+            # A plain rmtree also removes what `list` does not show.
+            try:
+                shutil.rmtree(key)
+            except FileNotFoundError:
+                return
+            return
+        try:
+            self.filesystem.delete_dir(key)
+        except FileNotFoundError:
+            return
+
+    def relative(self, path: str) -> str:
+        """Returns a path as ``filesystem`` takes it: without the scheme."""
+        return self._key(path)
+
+    def _key(self, path: str) -> str:
+        if path == "":
+            return self.root
+        scheme, _, key = _split_url(path)
+        if scheme == "" and self.is_local:
+            return os.path.abspath(os.path.expanduser(key))
+        assert scheme == self.scheme, f"{path} is not in {self.url}"
+        return key.rstrip("/")
+
+    def _url_of(self, key: str) -> str:
+        if self.scheme == "":
+            return key
+        if self.host is not None:
+            container, _, rest = key.partition("/")
+            return f"{self.scheme}://{container}@{self.host}/{rest}"
+        return f"{self.scheme}://{key}"
+
+    @property
+    def _fsspec(self) -> Any:
+        """The fsspec filesystem below, or None."""
+        filesystem = self.filesystem
+        return filesystem.handler.fs if isinstance(filesystem, pafs.PyFileSystem) else None
+
+    def _list_fsspec(self, key: str) -> "Files":
+        found = self._fsspec.find(key, detail=True)
+        return [
+            FileInfo(
+                self._url_of(path),
+                int(info["size"]),
+                next((str(info[name]).strip('"') for name in _ETAG_NAMES if info.get(name)), None),
+                info["mtime"] if isinstance(info.get("mtime"), float) else None,
+            )
+            for path, info in found.items()
+        ]
+
+    def _upload(self, source: str, key: str) -> None:
+        if self._fsspec is not None:
+            self._fsspec.put_file(source, key)
+            return
+        content = pa.py_buffer(b"")
+        if os.path.getsize(source):
+            with pa.memory_map(source) as mapped:
+                content = mapped.read_buffer()
+        stream = self.filesystem.open_output_stream(key, compression=None)
+        # One write of all there is: should anything interrupt it, the stream holds either a failed upload, which
+        # the store never shows, or the whole content. A stream that was given half would publish half, since
+        # pyarrow completes an upload when the stream is garbage-collected.
+        stream.write(content)
+        stream.close()
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a file is what a killed writer left."""
+    return path.rsplit("/", 1)[-1].startswith(TEMPORARY_PREFIX)
+
+
+def _split_url(url: str) -> tuple[str, str | None, str]:
+    """Returns the scheme, the Azure host and the path inside the filesystem."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "", None, url
+    if scheme == "file":
+        return "", None, unquote(rest.removeprefix("localhost"))
+    if scheme in AZURE_SCHEMES and "@" in rest.split("/", 1)[0]:
+        authority, _, path = rest.partition("/")
+        container, _, host = authority.partition("@")
+        return scheme, host, f"{container}/{path}"
+    return scheme, None, rest
+
+
+@contextmanager
+def _replace_local(path: str) -> Iterator[BinaryIO]:
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb", buffering=2**20) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        # Whatever stopped the writer, an interrupt included, its half-written file must not stay.
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    # The rename itself is safe from a power cut only when the folder is on disk too.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,42 @@
+"""Where a model runs and what its dtype means for its scores."""
+
+from typing import Literal
+
+import torch
+
+from polar_ray.models.dtype import TORCH_DTYPES, DType
+
+__all__ = ["BATCH_TOLERANCE", "TORCH_DTYPES", "Device", "default_token_budget", "pick_device"]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+BATCH_TOLERANCE: dict[DType, float] = {"float32": 1e-4, "bfloat16": 0.25, "float16": 0.05}
+"""How far a reward may move, relative to ``max(1, |reward|)``, with the sequences that it is batched with.
+
+Kernels choose the order of their sums by the shape of the batch, so the last bits differ. A sequence that sees its
+neighbours or its padding is off by far more: about 1 on the golden checkpoints.
+"""
+
+
+def pick_device(device: Device) -> torch.device:
+    """Returns the device; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        ValueError: ``cuda`` is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device: cuda was asked for, but torch sees no CUDA device in this process. Set device: cpu or auto, or "
+            "give the actors GPUs (resources.gpus_per_actor) and install a CUDA build of torch."
+        )
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def default_token_budget(device: torch.device) -> int:
+    """Returns the padded tokens of one forward where the recipe names none.
+
+    Both are sizes at which matrix products are already as fast as they get; a larger forward only takes more memory.
+    """
+    return 32768 if device.type == "cuda" else 8192

@@ -1,0 +1,142 @@
+"""A model's files: where they are, what they hold, and their hashes."""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError, safe_open
+
+from polar_ray.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+SMALL_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""The config, the tokenizer and the template: all that an encoder reads."""
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+
+def resolve(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """Returns the folder of a model, after downloading it where it is a Hugging Face id.
+
+    Args:
+        model: A local folder or a Hugging Face id.
+        revision: Branch, tag or commit on the hub.
+        weights: Whether the weights are needed too.
+
+    Raises:
+        CheckpointError: There is no such folder, and no such model on the hub or in its local cache.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{model} is a local folder, which has no revision {revision}. Remove revision.")
+        return folder.resolve()
+    try:
+        patterns = [*SMALL_FILES, *(WEIGHT_FILES if weights else ())]
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"There is no folder {model}, and it is not a Hugging Face id such as internlm/POLAR-7B. Correct model."
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise CheckpointError(
+            f"There is no folder {model}, and Hugging Face's hub gave no such model: {error} Check the spelling "
+            "and the revision; without a network, give the path of a local folder."
+        ) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns ``config.json`` as a dict.
+
+    Raises:
+        CheckpointError: It is missing or no JSON object.
+    """
+    return _read_json(folder / "config.json")
+
+
+def read_tensors(folder: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
+    """Yields the name and the value of each tensor, one file in memory at a time.
+
+    ``*.safetensors`` come before ``*.bin`` where a folder has both; ``*.bin`` is read by torch with
+    ``weights_only=True``, which runs no code from the file.
+
+    Raises:
+        CheckpointError: There are no weights, a shard is missing, or a file is damaged.
+    """
+    import torch  # An encoder reads a config and a tokenizer, and must not pay for torch.
+
+    for path in weight_files(folder):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as tensors:
+                    for name in tensors.keys():  # noqa: SIM118  (not a dict)
+                        yield name, tensors.get_tensor(name)
+            else:
+                yield from torch.load(path, map_location="cpu", weights_only=True).items()
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path} holds more than tensors, which could run code. Convert it to safetensors where you trust it."
+            ) from error
+        except (SafetensorError, OSError, EOFError, RuntimeError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the files that hold the weights, in order: those of the index, or the single one.
+
+    Raises:
+        CheckpointError: There are none, or the index names one that is missing.
+    """
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{single}.index.json"
+        if index.is_file():
+            names = sorted(set(_read_json(index)["weight_map"].values()))
+            if missing := [name for name in names if not (folder / name).is_file()]:
+                raise CheckpointError(f"{index} names files that are missing: {', '.join(missing)}. Download them.")
+            return [folder / name for name in names]
+        if (folder / single).is_file():
+            return [folder / single]
+    raise CheckpointError(
+        f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of shards."
+    )
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 (hex) of each file that a score depends on: weights, config, tokenizer, template."""
+    paths = [*weight_files(folder), *(folder / name for name in SMALL_FILES if (folder / name).is_file())]
+    hashes = {}
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(2**20):
+                digest.update(block)
+        hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing. Give the folder of a whole model.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). Download it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object. Download it again.")
+    return content

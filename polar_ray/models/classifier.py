@@ -1,0 +1,122 @@
+"""Loads sequence classifiers with one label: a causal backbone of transformers and a linear head named ``score``.
+
+Only native classes are used; ``auto_map`` in a config, which points to code in the checkpoint, is ignored. Every
+tensor of the checkpoint must have its place and every place its tensor: transformers itself would fill a missing
+head with random numbers and drop tensors that it does not know, and both still give rewards.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+
+from polar_ray.errors import CheckpointError
+from polar_ray.models.checkpoint import weight_files
+from polar_ray.models.classifier_config import FAMILIES, max_positions, read_classifier_config
+from polar_ray.models.dtype import TORCH_DTYPES, DType
+from polar_ray.models.loaded import LoadedModel, exact_attention, linear_head
+
+_OTHER_HEADS: dict[str, str] = {
+    "weights.fc.": "They are the gate of a URM, which is not supported yet.",
+    "gating.": "They are the gate of an ArmoRM or QRM, which are not supported yet.",
+    "regression_layer.": "They are the head of an ArmoRM or QRM, which are not supported yet.",
+    "v_head.": "They are a value head, which this scorer does not read.",
+    "lm_head.": "They belong to a language model: the checkpoint was not saved as a classifier.",
+}
+_HEAD = "score.weight"
+
+
+def load_classifier(folder: Path, dtype: DType) -> LoadedModel:
+    """Loads the classifier in a folder; the head is read from the file in float32 whatever the dtype.
+
+    Raises:
+        CheckpointError: The config is refused (see ``read_classifier_config``), or a tensor is missing, has no
+            place in the model, or has the wrong shape.
+    """
+    raw = read_classifier_config(folder)
+    head = _read_head(folder)
+    # num_labels is 1 by now, and a config without id2label has to be told.
+    native = {key: value for key, value in raw.items() if key != "auto_map"} | {"num_labels": 1}
+    config = CONFIG_MAPPING[raw["model_type"]].from_dict(native)
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            dtype=TORCH_DTYPES[dtype],
+            attn_implementation=exact_attention(config),
+            trust_remote_code=False,
+            # Reported below instead of raised halfway, so that the message names all of them.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The weights in {folder} cannot be loaded as {FAMILIES[config.model_type]}: {error} "
+            "Compare config.json with the weights, or download the model again."
+        ) from error
+    _check_report(folder, report)
+    model.eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    if head.shape != model.score.weight.shape:
+        raise CheckpointError(
+            f"{_HEAD} in {folder} has the shape {tuple(head.shape)} and not {tuple(model.score.weight.shape)}."
+        )
+    return LoadedModel(
+        backbone=model.base_model,
+        head=linear_head(head),
+        vocab_size=config.vocab_size,
+        max_positions=max_positions(raw),
+    )
+
+
+def _read_head(folder: Path) -> torch.Tensor:
+    """Returns the head's weight as it is in the file."""
+    names: set[str] = set()
+    for path in weight_files(folder):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as tensors:
+                    stored = set(tensors.keys())
+                    if _HEAD in stored:
+                        head: torch.Tensor = tensors.get_tensor(_HEAD)
+            else:
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                stored = set(content)
+                if _HEAD in stored:
+                    head = content[_HEAD].clone()
+        except (SafetensorError, OSError, EOFError, RuntimeError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
+        names |= stored
+    if _HEAD not in names:
+        found = sorted(name for name in names if name.startswith(tuple(_OTHER_HEADS)))
+        raise CheckpointError(
+            f"The checkpoint in {folder} has no {_HEAD}, so there is no reward head to read. {_hint(found)}"
+        )
+    return head
+
+
+def _check_report(folder: Path, report: dict[str, Any]) -> None:
+    problems = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(report["unexpected_keys"]),
+        "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
+    }
+    found = [
+        f"{len(names)} {kind} ({', '.join(names[:8])}{', …' if len(names) > 8 else ''})"
+        for kind, names in problems.items()
+        if names
+    ]
+    if found or report["error_msgs"]:
+        raise CheckpointError(
+            f"The tensors in {folder} are not those of the model that config.json describes: "
+            f"{'; '.join(found + report['error_msgs'])}. {_hint(problems['unexpected'])}"
+        )
+
+
+def _hint(names: list[str]) -> str:
+    hints = [f"{start}*: {hint}" for start, hint in _OTHER_HEADS.items() if any(n.startswith(start) for n in names)]
+    return " ".join(hints) or "Compare config.json with the weights, or download the model again."

@@ -1,0 +1,62 @@
+"""Where the results go, what the run may use, and when it gives up."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from polar_ray.recipe.base import Part
+
+
+class Output(Part):
+    """The output folder; ``storage_options`` as for the input."""
+
+    path: str
+    storage_options: dict[str, Any] = {}
+
+
+class Actors(Part):
+    """Size of a pool of scoring actors. The pool starts with what the cluster has room for."""
+
+    min: int = Field(default=1, ge=1)
+    max: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Actors":
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is below min ({self.min})")
+        return self
+
+
+class Compute(Part):
+    """What the run may use of the cluster.
+
+    Attributes:
+        address: A Ray cluster's address; None takes ``RAY_ADDRESS``, or starts Ray inside this process.
+        actors: Scoring actors, each with its own copy of the model.
+        gpus_per_actor: GPUs of one actor; a fraction lets actors share a GPU. None takes one where the cluster
+            has GPUs and the scorer can use them, else none.
+        cpus_per_actor: CPUs of one actor: the threads that its model may use.
+        accelerator_type: Ray's name of the GPU, such as ``H100``, in a mixed cluster.
+        splits_in_flight: Splits that wait at each actor while it scores another.
+    """
+
+    address: str | None = None
+    actors: Actors = Actors()
+    gpus_per_actor: float | None = Field(default=None, ge=0)
+    cpus_per_actor: float = Field(default=1, gt=0)
+    accelerator_type: str | None = None
+    splits_in_flight: int = Field(default=2, ge=1)
+
+
+class Limits(Part):
+    """When a run gives up.
+
+    Attributes:
+        max_dead_letters: A share of the rows read (below 1) or a number of rows; more stop the run, early.
+        max_attempts: Times that a group may kill its process before it is set aside as ``crashed``.
+        no_progress_s: Seconds without any split moving on after which the run ends with ``RunStalled``.
+    """
+
+    max_dead_letters: float = Field(default=0.5, ge=0)
+    max_attempts: int = Field(default=2, ge=1)
+    no_progress_s: float = Field(default=1800, gt=0)

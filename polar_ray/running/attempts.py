@@ -1,0 +1,69 @@
+"""Remembers how often a split killed the process that scored it, and finds out which group it was."""
+
+from dataclasses import dataclass, field
+
+import ray
+
+
+@dataclass
+class Attempt:
+    """What is known of a split when an actor starts to score it.
+
+    Attributes:
+        deaths: Earlier attempts that never came back.
+        set_aside: Groups (row in the split) that killed their process while they were scored alone.
+        probed: Whether every other group has been scored alone and survived.
+        deaths_after_probe: Deaths since then: the groups survive alone, but not together.
+    """
+
+    deaths: int = 0
+    set_aside: list[int] = field(default_factory=list)
+    probed: bool = False
+    deaths_after_probe: int = 0
+
+
+@dataclass
+class _Record:
+    attempt: Attempt = field(default_factory=Attempt)
+    running: bool = False
+    alone: int | None = None
+
+
+class AttemptLog:
+    """The memory itself. Runs as an actor beside the driver, since the process that dies cannot remember."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, _Record] = {}
+
+    def begin(self, key: str) -> Attempt:
+        """Notes that scoring of a split starts; an attempt that is still running has died."""
+        record = self._records.setdefault(key, _Record())
+        if record.running:
+            record.attempt.deaths += 1
+            if record.alone is not None:
+                record.attempt.set_aside.append(record.alone)
+            elif record.attempt.probed:
+                record.attempt.deaths_after_probe += 1
+        record.running, record.alone = True, None
+        return record.attempt
+
+    def alone(self, key: str, group: int) -> None:
+        """Notes that one group of the split is being scored alone."""
+        self._records[key].alone = group
+
+    def probed(self, key: str) -> None:
+        """Notes that every group that is not set aside has been scored alone."""
+        record = self._records[key]
+        record.alone, record.attempt.probed = None, True
+
+    def finish(self, key: str) -> None:
+        """Forgets a split that was scored."""
+        self._records.pop(key, None)
+
+
+def start_attempt_log() -> "ray.actor.ActorHandle":
+    """Starts the log as an actor on the driver's node: it must not be lost with a worker's node."""
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    return ray.remote(num_cpus=0)(AttemptLog).options(scheduling_strategy=here).remote()

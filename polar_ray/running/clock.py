@@ -1,0 +1,31 @@
+"""Measures the throughput of a run."""
+
+import time
+
+from polar_ray.running.tally import Tally
+
+
+class ScoringClock:
+    """Time from the first pass's start to the latest commit, and what was scored in it."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._before = (tally.candidates, sum(tally.tokens.values()))
+        self._after = self._before
+        self._started: float | None = None
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        """Starts the clock, once."""
+        self._started = self._started or time.monotonic()
+
+    def tick(self, tally: Tally) -> None:
+        """Notes a commit."""
+        assert self._started is not None
+        self.seconds = time.monotonic() - self._started
+        self._after = (tally.candidates, sum(tally.tokens.values()))
+
+    def throughput(self) -> dict[str, float]:
+        """Returns candidates and tokens per second."""
+        seconds = max(self.seconds, 1e-9)
+        candidates, tokens = (after - before for before, after in zip(self._before, self._after, strict=True))
+        return {"candidates_per_s": round(candidates / seconds, 1), "tokens_per_s": round(tokens / seconds, 1)}

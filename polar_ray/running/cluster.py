@@ -1,0 +1,145 @@
+"""The Ray cluster: connecting to it, and what fits on it."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+
+from polar_ray.errors import ClusterTooSmall
+from polar_ray.recipe.run import Compute
+from polar_ray.recipe.scorers import RewardModel, ScorerConfig
+
+READ_CPUS, ENCODE_CPUS, WRITE_CPUS = 0.4, 0.9, 0.4
+"""CPUs that one task of each stage asks for.
+
+They differ from each other and from any usual actor, because Ray Data fuses neighbouring stages that ask for the
+same resources, and fused stages cannot overlap.
+"""
+
+
+@contextlib.contextmanager
+def connected(compute: Compute) -> Iterator[None]:
+    """Connects to the cluster at ``compute.address`` or ``RAY_ADDRESS``, or starts Ray inside this process.
+
+    Ray that was started here is stopped at the end; Ray that was there already is left running.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # Ray Data logs every error with its stack before it raises it; the error itself says more.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    address = compute.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level="WARNING", log_to_driver=False)
+    else:
+        _start_embedded()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_embedded() -> None:
+    """Starts Ray inside this process, quietly."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray Data's actor pools make Ray's core log an error about constructor arguments that is none. At this level it
+    # keeps quiet, after one line that says so; that line is what stderr is turned away for.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        # One logical CPU more than there are cores: reading and writing wait for storage most of the time, and
+        # without it a scoring actor that takes every core would leave them none.
+        ray.init(
+            address="local",
+            num_cpus=(os.cpu_count() or 1) + 1,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Resources of one scorer's pool of actors.
+
+    Attributes:
+        cpus: CPUs of one actor.
+        gpus: GPUs of one actor.
+        initial: Actors to start with: as many of ``max`` as the cluster has room for now.
+    """
+
+    cpus: float
+    gpus: float
+    min: int
+    initial: int
+    max: int
+
+    @property
+    def threads(self) -> int:
+        """Threads that a model on the CPU may use."""
+        return max(1, int(self.cpus))
+
+
+def pools(compute: Compute, scorers: list[ScorerConfig]) -> list[Pool]:
+    """Returns the pool of each scorer.
+
+    Raises:
+        ClusterTooSmall: Not even ``min`` actors of each scorer, with a CPU left for reading and writing, fit.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
+    actors = [_actor(compute, scorer, has_gpus) for scorer in scorers]
+    spare_cpus = sum(node.get("CPU", 0) for node in nodes) - 1
+    result = []
+    for index, (cpus, gpus) in enumerate(actors):
+        others = sum(compute.actors.min * other_cpus for other_cpus, _ in actors[index + 1 :])
+        room = _room(nodes, cpus, gpus)
+        by_cpus = int((spare_cpus - others) / cpus + 1e-9)
+        initial = min(compute.actors.max, room, by_cpus)
+        if initial < compute.actors.min:
+            raise ClusterTooSmall(
+                f"compute.actors.min={compute.actors.min} actors of {cpus:g} CPU and {gpus:g} GPU, and 1 CPU for "
+                f"reading and writing, do not fit: the cluster has {_total(nodes, 'CPU'):g} CPU and "
+                f"{_total(nodes, 'GPU'):g} GPU on {len(nodes)} node(s); lower compute.cpus_per_actor, "
+                "compute.gpus_per_actor or compute.actors.min, or add nodes"
+            )
+        spare_cpus -= initial * cpus
+        result.append(Pool(cpus, gpus, compute.actors.min, initial, compute.actors.max))
+    return result
+
+
+def alive_nodes() -> frozenset[str]:
+    """Returns the ids of the nodes that are alive."""
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
+def _actor(compute: Compute, scorer: ScorerConfig, has_gpus: bool) -> tuple[float, float]:
+    """CPUs and GPUs of one actor of a scorer."""
+    if not isinstance(scorer, RewardModel) or scorer.device == "cpu":
+        return compute.cpus_per_actor, 0.0
+    if compute.gpus_per_actor is not None:
+        return compute.cpus_per_actor, compute.gpus_per_actor
+    return compute.cpus_per_actor, 1.0 if has_gpus or scorer.device == "cuda" else 0.0
+
+
+def _room(nodes: list[dict[str, float]], cpus: float, gpus: float) -> int:
+    """How many actors fit on the nodes, each actor whole on one node."""
+
+    def on(node: dict[str, float]) -> int:
+        fits = int(node.get("CPU", 0) / cpus + 1e-9)
+        return fits if gpus == 0 else min(fits, int(node.get("GPU", 0) / gpus + 1e-9))
+
+    return sum(on(node) for node in nodes)
+
+
+def _total(nodes: list[dict[str, float]], resource: str) -> float:
+    return sum(node.get(resource, 0) for node in nodes)

@@ -1,0 +1,148 @@
+"""The output folder of a run.
+
+scores/part-00000-00000.parquet        the score table, one part per split
+dead_letters/part-00000-00000.parquet  rows that could not become groups
+manifest.json                          written last: it is there exactly when the run has finished
+_run/run.json                          what the run is: recipe, inputs, fingerprints
+_run/commits/00000-00000.json          one small record per finished split, written after its part
+_run/duplicates/00000-00000.json       what the search for duplicate prompts took out of a part
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from polar_ray.data.storage import Storage
+from polar_ray.errors import NotARun
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """The record of one finished split. Everything in it adds up over splits.
+
+    Attributes:
+        statuses: Candidates by status, for each scorer.
+        errors: One error message for each scorer that had any.
+        dead_letters: Dead letters by reason.
+        seconds: Time spent in each stage.
+        input_bytes: Bytes read for the split, decompressed.
+        part_bytes: Size of the part file.
+    """
+
+    split_id: str
+    file: str
+    file_index: int
+    split_index: int
+    last: bool
+    rows: int
+    rows_in_groups: int
+    groups: int
+    candidates: int
+    dead_letters: dict[str, int]
+    drops: dict[str, int]
+    statuses: dict[str, dict[str, int]]
+    errors: dict[str, str]
+    tokens: dict[str, int]
+    seconds: dict[str, float]
+    input_bytes: int
+    part_bytes: int
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """What was taken out of one part; the manifest subtracts it from the split's commit record."""
+
+    groups: int
+    candidates: int
+    dead_letters: dict[str, int]
+    statuses: dict[str, dict[str, int]]
+    tokens: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run and what lies at them. Picklable: it travels to the workers."""
+
+    path: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(path: str, options: dict[str, Any] | None = None) -> "RunFolder":
+        """Returns the folder at a URL or local path; a relative path becomes absolute, as workers run elsewhere."""
+        return RunFolder(Storage.of(path, options).url, dict(options or {}))
+
+    @property
+    def storage(self) -> Storage:
+        """The filesystem that holds the folder."""
+        return Storage.of(self.path, self.options)
+
+    def join(self, *names: str) -> str:
+        """Returns the path of something in the folder."""
+        return "/".join([self.path.rstrip("/"), *names])
+
+    def part(self, split_id: str) -> str:
+        """Path of a split's part of the score table."""
+        return self.join("scores", f"part-{split_id}.parquet")
+
+    def dead_letters(self, split_id: str) -> str:
+        """Path of a split's dead letters."""
+        return self.join("dead_letters", f"part-{split_id}.parquet")
+
+    def commit(self, split_id: str) -> str:
+        """Path of a split's commit record."""
+        return self.join("_run", "commits", f"{split_id}.json")
+
+    @property
+    def manifest(self) -> str:
+        """Path of the manifest."""
+        return self.join("manifest.json")
+
+    @property
+    def identity(self) -> str:
+        """Path of the record of what the run is."""
+        return self.join("_run", "run.json")
+
+    def read_commits(self) -> dict[str, Commit]:
+        """Returns the commit records by split."""
+        return self.read_records("commits", Commit)
+
+    def read_records(self, kind: str, record: type) -> dict[str, Any]:
+        """Returns the records in ``_run/KIND`` by split."""
+        storage = self.storage
+        paths = [info.path for info in storage.list(self.join("_run", kind)) if info.path.endswith(".json")]
+        with ThreadPoolExecutor(16) as pool:
+            data = pool.map(storage.read_bytes, paths)
+            records: list[Any] = [msgspec.json.decode(text, type=record) for text in data]
+        names = [path.rsplit("/", 1)[-1].removesuffix(".json") for path in paths]
+        return dict(zip(names, records, strict=True))
+
+    def is_finished(self) -> bool:
+        """Whether the run in the folder has finished."""
+        return self.storage.exists(self.manifest)
+
+    def is_run(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return self.storage.exists(self.identity) or self.is_finished()
+
+    def clear(self) -> None:
+        """Deletes the run in the folder, the manifest first, and nothing else.
+
+        Raises:
+            NotARun: The folder holds files, but no run.
+        """
+        storage = self.storage
+        if not self.is_run():
+            self.check_free()
+            return
+        if storage.exists(self.manifest):
+            storage.delete(self.manifest)
+        for name in ("scores", "dead_letters", "_run"):
+            storage.delete_tree(self.join(name))
+
+    def check_free(self) -> None:
+        """Raises NotARun if the folder holds anything."""
+        if self.storage.list(self.path):
+            raise NotARun(
+                f"{self.path} holds files but no run of polar_ray, so nothing is written there; "
+                "give another output.path or empty the folder yourself"
+            )

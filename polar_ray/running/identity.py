@@ -1,0 +1,89 @@
+"""What a run is: the things that must not change between its start and its resumption."""
+
+import platform
+from typing import Any
+
+import msgspec
+import pyarrow
+import ray
+
+from polar_ray import __version__
+from polar_ray.data.listing import InputFile
+from polar_ray.errors import RecipeChanged
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.folder import RunFolder
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What decides the score table.
+
+    Attributes:
+        input: The recipe's input settings that decide groups and splits.
+        files: Each input file's size, and its etag or else its modification time.
+        fingerprints: By scorer, all that can change a score: settings, scoring code, file hashes.
+    """
+
+    input: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    fingerprints: dict[str, dict[str, str]]
+
+    @staticmethod
+    def of(recipe: Recipe, files: list[InputFile], fingerprints: dict[str, dict[str, str]]) -> "Identity":
+        """Builds the identity of a run about to start."""
+        return Identity(
+            input=recipe.input.model_dump(mode="json", exclude={"path", "storage_options"}),
+            files={file.path: describe(file) for file in files},
+            fingerprints=fingerprints,
+        )
+
+
+def describe(file: InputFile) -> dict[str, Any]:
+    """Returns what identifies the content of an input file: its size, and its etag or modification time."""
+    version = {"etag": file.etag} if file.etag else {"mtime": str(file.mtime)}
+    return {"size": file.size, **version}
+
+
+def establish(folder: RunFolder, identity: Identity) -> None:
+    """Records what the run in the folder is, or checks that a run already there is the same.
+
+    Raises:
+        NotARun: The folder holds files but no run.
+        RecipeChanged: The run there has another recipe, input or model; the message says where they differ.
+    """
+    storage = folder.storage
+    if not storage.exists(folder.identity):
+        folder.check_free()
+        storage.write_atomic(folder.identity, msgspec.json.encode(identity))
+        return
+    earlier = msgspec.json.decode(storage.read_bytes(folder.identity), type=Identity)
+    before, now = _flat(msgspec.to_builtins(earlier)), _flat(msgspec.to_builtins(identity))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changed:
+        shown = "; ".join(
+            f"{key} was {before.get(key, 'absent')!s:.80} and is {now.get(key, 'absent')!s:.80}" for key in changed[:3]
+        )
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        raise RecipeChanged(
+            f"{folder.path} holds a run that differs from this one: {shown}{more}; "
+            "use --fresh to start over, or give another output.path"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what computes a run."""
+    return {
+        "polar_ray": __version__,
+        "python": platform.python_version(),
+        "ray": ray.__version__,
+        "pyarrow": pyarrow.__version__,
+    }
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        key: leaf
+        for name, below in value.items()
+        for key, leaf in _flat(below, f"{prefix}.{name}" if prefix else name).items()
+    }

@@ -1,0 +1,92 @@
+"""The manifest: what a finished run read, did and left behind."""
+
+from typing import Any
+
+import msgspec
+
+from polar_ray.errors import ConservationError, NotARun, NotFinished
+from polar_ray.running.folder import RunFolder
+from polar_ray.running.tally import Tally
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The record of a finished run, written last as ``manifest.json``.
+
+    Attributes:
+        recipe: The resolved recipe, without credentials.
+        inputs: Each input file with its size, and its etag or modification time.
+        fingerprints: By scorer, all that can change a score.
+        counts: Rows read, rows in groups, groups, candidates, splits, tokens, statuses, dead letters, drops.
+        conservation: The sum that must hold, and that it holds.
+        duration_s: Seconds that this attempt took, start of Ray and models included.
+        scoring_s: Seconds from the first stage's start to the last commit of this attempt.
+        throughput: Candidates and tokens per second of this attempt, over ``scoring_s``.
+        resumed_splits: Splits that an earlier attempt had committed.
+        stage_seconds: Seconds of work in each stage, summed over processes.
+    """
+
+    recipe: dict[str, Any]
+    inputs: list[dict[str, Any]]
+    fingerprints: dict[str, dict[str, str]]
+    counts: dict[str, Any]
+    conservation: dict[str, Any]
+    started: str
+    finished: str
+    duration_s: float
+    scoring_s: float
+    throughput: dict[str, float]
+    resumed_splits: int
+    stage_seconds: dict[str, float]
+    versions: dict[str, str]
+
+
+def read_manifest(folder: RunFolder) -> Manifest:
+    """Returns the manifest of the run in the folder.
+
+    Raises:
+        NotARun: There is no run in the folder.
+        NotFinished: The run has not finished.
+    """
+    if not folder.is_finished():
+        if folder.is_run():
+            raise NotFinished(f"the run in {folder.path} has not finished; run its recipe again to finish it")
+        raise NotARun(f"{folder.path} is not the output folder of a run: it has no manifest.json")
+    return msgspec.json.decode(folder.storage.read_bytes(folder.manifest), type=Manifest)
+
+
+def counts_of(tally: Tally) -> dict[str, Any]:
+    """Returns the counts of a manifest."""
+    return {
+        "rows": tally.rows,
+        "rows_in_groups": tally.rows_in_groups,
+        "groups": tally.groups,
+        "candidates": tally.candidates,
+        "splits": tally.splits,
+        "tokens": dict(tally.tokens),
+        "statuses": {name: dict(sorted(counts.items())) for name, counts in tally.statuses.items()},
+        "dead_letters": dict(sorted(tally.dead_letters.items())),
+        "drops": dict(sorted(tally.drops.items())),
+        "score_table_bytes": tally.part_bytes,
+    }
+
+
+def conservation_of(tally: Tally) -> dict[str, Any]:
+    """Returns the conservation of a run: rows read = rows in groups + dead letters + declared drops.
+
+    Raises:
+        ConservationError: It does not hold; the run must not count as finished.
+    """
+    dead_letters, drops = tally.dead_letter_count, sum(tally.drops.values())
+    record = {
+        "rows_read": tally.rows,
+        "rows_in_groups": tally.rows_in_groups,
+        "dead_letters": dead_letters,
+        "drops": drops,
+        "holds": tally.rows == tally.rows_in_groups + dead_letters + drops,
+    }
+    if not record["holds"]:
+        raise ConservationError(
+            f"rows were lost or doubled: read {tally.rows}, in groups {tally.rows_in_groups}, dead letters "
+            f"{dead_letters}, drops {drops}; the run is not marked as finished. Please report this"
+        )
+    return record

@@ -1,0 +1,158 @@
+"""One pass over what is left of a run, watched from outside.
+
+Ray Data retries dead actors, workers and nodes by itself. Two things it does not do: after a node is lost, actors of
+a pool that no longer fits wait for room without end (ray-project/ray#44687); and what a scorer raises when it starts
+comes out wrapped several times. Both are handled here.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import ray
+from ray.data import Dataset
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.exceptions import ExecutionTimeoutError, SystemException
+
+from polar_ray.errors import PolarRayError, RunStalled, ScoringError
+from polar_ray.running.cluster import alive_nodes
+from polar_ray.running.folder import Commit
+from polar_ray.running.pipeline import commits
+
+POLL_S = 2.0
+
+
+class PassLost(Exception):  # noqa: N818 - not an error: the run goes on
+    """The pass cannot finish, but what is left of the run can be tried again."""
+
+
+class NodeLossWatch:
+    """Notices that a node has died and that nothing has been committed since.
+
+    Attributes:
+        grace_s: Seconds that Ray gets to recover by itself; splits that take longer get more.
+    """
+
+    def __init__(self, grace_s: float = 45.0) -> None:
+        self.grace_s = grace_s
+        self._nodes = alive_nodes()
+        self._lost_at: float | None = None
+        self._slowest = 0.0
+        self._last_commit = time.monotonic()
+
+    def committed(self) -> None:
+        """Notes a commit."""
+        now = time.monotonic()
+        self._slowest = max(self._slowest, now - self._last_commit)
+        self._last_commit, self._lost_at = now, None
+
+    def stuck(self) -> bool:
+        """Whether a node is gone and the pass has stood still since."""
+        now = time.monotonic()
+        nodes = alive_nodes()
+        if self._nodes - nodes:
+            self._lost_at = now
+        self._nodes = nodes
+        if self._lost_at is None:
+            return False
+        return now - max(self._lost_at, self._last_commit) > max(self.grace_s, 3 * self._slowest)
+
+
+class KeepExecutor(ExecutionCallback):
+    """Keeps hold of the executor of the pass that runs, so that it can be stopped from outside.
+
+    The class travels to workers with Ray Data's settings, by name; only in the driver is it ever called.
+    """
+
+    latest: ClassVar[Any] = None
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Is called by Ray Data."""
+        KeepExecutor.latest = executor
+
+
+def run_pass(dataset: Dataset, watch: NodeLossWatch) -> Iterator[Commit]:
+    """Runs a pipeline and yields commit records.
+
+    Raises:
+        PassLost: Part of the cluster went away; the rest is worth another pass.
+        RunStalled: Nothing moved for ``limits.no_progress_s`` seconds.
+        PolarRayError: What a stage raised on purpose, such as CheckpointError when the model was loaded.
+        ScoringError: What a stage raised otherwise.
+    """
+    results: queue.Queue[Commit | BaseException | None] = queue.Queue()
+
+    def consume() -> None:
+        try:
+            for commit in commits(dataset):
+                results.put(commit)
+            results.put(None)
+        except BaseException as error:
+            results.put(error)
+
+    dataset.context.custom_execution_callback_classes.append(KeepExecutor)
+    thread = threading.Thread(target=consume, name="polar-ray-pass", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                result = results.get(timeout=POLL_S)
+            except queue.Empty:
+                if watch.stuck():
+                    raise PassLost("a node was lost and the rest of the cluster stood still") from None
+                continue
+            if result is None:
+                return
+            if isinstance(result, BaseException):
+                raise _explained(result) from result
+            watch.committed()
+            yield result
+    finally:
+        if KeepExecutor.latest is not None:
+            KeepExecutor.latest.shutdown(force=True)
+            KeepExecutor.latest = None
+        thread.join(timeout=10)
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Returns the error that a user should see for what Ray raised."""
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, PolarRayError):
+            return cause
+    for cause in chain:
+        if isinstance(cause, ExecutionTimeoutError):
+            return RunStalled(
+                f"no split moved on for limits.no_progress_s seconds: {str(cause).splitlines()[0]} "
+                "The committed splits are kept; look at the cluster (ray status), then run the same command again"
+            )
+    lost = (
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.ObjectLostError,
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.OwnerDiedError,
+    )
+    if any(isinstance(cause, lost) for cause in chain):
+        return PassLost(str(error).splitlines()[0])
+    root = next((cause for cause in chain if not isinstance(cause, ray.exceptions.RayError)), error)
+    message = str(root).split("\nFailed to apply UDF", 1)[0]
+    return ScoringError(f"a stage of the pipeline failed: {type(root).__name__}: {message}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error and what caused it, through Ray's wrappers, the innermost last."""
+    seen: set[int] = set()
+    pending: list[object] = [error]
+    while pending:
+        current = pending.pop(0)
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        # Ray Data raises from an empty SystemException to shorten its own traceback.
+        if not isinstance(current, SystemException):
+            yield current
+        # RayTaskError keeps the original in `cause`, ActorDiedError keeps a RayTaskError as its argument.
+        inner = current.cause if isinstance(current, ray.exceptions.RayTaskError) else None
+        pending += [inner, *current.args, current.__cause__, current.__context__]

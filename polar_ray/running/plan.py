@@ -1,0 +1,103 @@
+"""A dry run: what a recipe would read and do, from the input's head. Nothing is written, no model is loaded."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+
+from polar_ray.data.listing import InputFile, list_input
+from polar_ray.data.parsing import parse_split
+from polar_ray.data.reading import RawSplit, read_source
+from polar_ray.data.sources import plan_sources
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.scorers.catalog import make_encoder
+
+SAMPLE_FILES = 4
+"""Sources, spread over the input, whose first split is looked at."""
+PACKED = {"parquet": 2.5, "gzip": 3.0, "zstd": 3.5}
+"""Usual ratios of bytes in memory to bytes as stored, for text."""
+
+
+@dataclass(frozen=True)
+class FirstCandidate:
+    """The first candidate as one scorer would see it."""
+
+    scorer: str
+    text: str
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do; see ``plan``."""
+
+    recipe_yaml: str
+    files: list[InputFile]
+    sample_rows: int
+    sample_groups: int
+    sample_candidates: int
+    sample_tokens: int
+    sample_dead_letters: int
+    dead_letters: dict[str, int]
+    first: list[FirstCandidate]
+    estimate: list[str]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Works out what a run of the recipe would do.
+
+    Raises:
+        PolarRayError: The input cannot be listed, or a scorer's tokenizer cannot be loaded.
+    """
+    files = list_input(recipe.input)
+    sources = plan_sources(files, recipe.input)
+    step = max(1, len(sources) // SAMPLE_FILES)
+    sampled = [next(iter(read_source(source, recipe.input))) for source in sources[::step][:SAMPLE_FILES]]
+    parsed = [parse_split(raw, recipe.input) for raw in sampled]
+    groups = [split.groups for split in parsed]
+    candidates = sum(sum(len(row) for row in table.column("candidates")) for table in groups)
+    tokens = 0
+    first = []
+    for name, scorer in recipe.named_scorers.items():
+        encoder = make_encoder(scorer)
+        if encoder is None:
+            continue
+        encoded = [encoder.encode(table) for table in groups]
+        tokens += sum(pc.sum(pc.list_value_length(table.column("ids"))).as_py() or 0 for table in encoded)
+        ids = next((ids for table in encoded for ids in table.column("ids").drop_null()), None)
+        if ids is not None:
+            array = np.asarray(ids.as_py(), np.int32)
+            first.append(FirstCandidate(name, encoder.decode(array), array))
+    share = _sampled_share(files, sampled)
+    return Plan(
+        recipe_yaml=recipe.to_yaml(),
+        files=files,
+        sample_rows=sum(raw.rows for raw in sampled),
+        sample_groups=sum(table.num_rows for table in groups),
+        sample_candidates=candidates,
+        sample_tokens=tokens,
+        sample_dead_letters=sum(split.dead_letters.num_rows for split in parsed),
+        dead_letters=dict(Counter(reason for split in parsed for reason in split.dead_letters["reason"].to_pylist())),
+        first=first,
+        estimate=_estimate(share, candidates, tokens),
+    )
+
+
+def _sampled_share(files: list[InputFile], sampled: list[RawSplit]) -> float:
+    """The share of the input, by bytes, that the sample is: exact for plain JSONL, a guess where bytes are packed."""
+    read = sum(len(raw.payload) / PACKED.get(_packing(files[raw.file_index]), 1.0) for raw in sampled)
+    return min(1.0, read / max(1, sum(file.size for file in files)))
+
+
+def _packing(file: InputFile) -> str:
+    return file.format if file.format == "parquet" else file.compression or "none"
+
+
+def _estimate(share: float, candidates: int, tokens: int) -> list[str]:
+    if not candidates or not share:
+        return ["no candidates in the sample"]
+    lines = [f"about {round(candidates / share):,} candidates (the sample is {share:.1%} of the input by bytes)"]
+    if tokens:
+        lines.append(f"about {round(tokens / share):,} tokens, {tokens / candidates:,.0f} per candidate")
+    return lines

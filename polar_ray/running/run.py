@@ -1,0 +1,140 @@
+"""The main job: score a dataset of generations, resumably."""
+
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+from polar_ray.data.listing import list_input
+from polar_ray.data.sources import plan_sources
+from polar_ray.errors import RunStalled
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.clock import ScoringClock
+from polar_ray.running.cluster import Pool, connected, pools
+from polar_ray.running.duplicates import remove_duplicates
+from polar_ray.running.fingerprints import fingerprints_of
+from polar_ray.running.folder import RunFolder
+from polar_ray.running.identity import Identity, describe, establish, versions
+from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
+from polar_ray.running.passes import NodeLossWatch, PassLost, run_pass
+from polar_ray.running.pipeline import dataset
+from polar_ray.running.progress import Reporter, Silent
+from polar_ray.running.tally import Tally
+from polar_ray.running.todo import Todo
+
+MAX_LOST_PASSES = 3
+"""Passes in a row that may be lost without one commit between them."""
+
+
+def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None) -> Manifest:
+    """Scores the recipe's input into its output folder and returns the manifest.
+
+    Splits that an earlier attempt committed are kept, so running an interrupted recipe again finishes it, and
+    running a finished one again does nothing.
+
+    Args:
+        recipe: What to read, how to score it, where to write.
+        fresh: Delete the run in the output folder first.
+        reporter: Is told how the run goes; nobody by default.
+
+    Raises:
+        PolarRayError: See ``polar_ray.errors``; splits committed so far stay, unless the error is about the recipe.
+
+    Example:
+        >>> manifest = run(Recipe.load("pipelines/demo.yaml"))
+        >>> manifest.counts["groups"]
+        40
+    """
+    reporter = reporter or Silent()
+    started, started_at = time.monotonic(), _now()
+    folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
+    if fresh:
+        folder.clear()
+    files = list_input(recipe.input)
+    with connected(recipe.compute):
+        sized = pools(recipe.compute, list(recipe.named_scorers.values()))
+        fingerprints = fingerprints_of(recipe, sized)
+        establish(folder, Identity.of(recipe, files, fingerprints))
+        if folder.is_finished():
+            reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")
+            return read_manifest(folder)
+        todo = Todo(plan_sources(files, recipe.input), folder.read_commits())
+        tally = Tally(todo.commits)
+        resumed = tally.splits
+        if resumed:
+            reporter.say(f"resuming: {resumed} splits with {tally.candidates:,} candidates are done")
+        clock = ScoringClock(tally)
+        reporter.begin(todo.done_share)
+        try:
+            _score_all(recipe, folder, todo, tally, sized, reporter, clock)
+        finally:
+            reporter.end()
+    tally.check(recipe.limits, final=True)
+    todo.check_complete(folder)
+    row_per_candidate = recipe.input.layout != "groups"
+    for removal in remove_duplicates(folder, todo.commits, row_per_candidate=row_per_candidate):
+        tally.subtract(removal)
+    manifest = Manifest(
+        recipe=_without_credentials(recipe),
+        inputs=[{"path": file.path, **describe(file)} for file in files],
+        fingerprints=fingerprints,
+        counts=counts_of(tally),
+        conservation=conservation_of(tally),
+        started=started_at,
+        finished=_now(),
+        duration_s=round(time.monotonic() - started, 3),
+        scoring_s=round(clock.seconds, 3),
+        throughput=clock.throughput(),
+        resumed_splits=resumed,
+        stage_seconds={stage: round(seconds, 3) for stage, seconds in tally.seconds.items()},
+        versions=versions(),
+    )
+    folder.storage.write_atomic(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
+    return manifest
+
+
+def _score_all(
+    recipe: Recipe,
+    folder: RunFolder,
+    todo: Todo,
+    tally: Tally,
+    sized: list[Pool],
+    reporter: Reporter,
+    clock: ScoringClock,
+) -> None:
+    """Runs passes over what is left until nothing is left."""
+    lost = 0
+    while sources := todo.sources():
+        clock.start()
+        try:
+            pipeline = dataset(recipe, folder, sources, todo.committed, sized)
+            for commit in run_pass(pipeline, NodeLossWatch()):
+                if not todo.add(commit):
+                    continue
+                lost = 0
+                tally.add(commit)
+                clock.tick(tally)
+                tally.check(recipe.limits)
+                reporter.update(tally, todo.done_share)
+        except PassLost as reason:
+            lost += 1
+            if lost >= MAX_LOST_PASSES:
+                raise RunStalled(
+                    f"{lost} passes in a row were lost without one split committed ({reason}); the committed splits "
+                    "are kept; look at the cluster (ray status), then run the same command again"
+                ) from reason
+            reporter.say(f"{reason}; going on with what is left")
+            sized = pools(recipe.compute, list(recipe.named_scorers.values()))
+
+
+def _without_credentials(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, with storage options named but not told."""
+    data = recipe.model_dump(mode="json")
+    for part in ("input", "output"):
+        data[part]["storage_options"] = dict.fromkeys(data[part]["storage_options"], "***")
+    return data
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

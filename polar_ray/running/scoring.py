@@ -1,0 +1,93 @@
+"""The scoring stage: one actor, one copy of the model."""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from polar_ray.data.status import Status
+from polar_ray.recipe.scorers import RewardModel, ScorerConfig
+from polar_ray.running.attempts import Attempt
+from polar_ray.running.envelope import Envelope
+from polar_ray.scorers.base import Scores
+from polar_ray.scorers.catalog import make_scorer
+from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
+
+
+class Score:
+    """Ids or groups → scores. Making one loads the model and runs its self-check.
+
+    A split is scored whole, by a plan that depends on the split alone. A split that has killed its process
+    ``max_attempts`` times is searched: each group is scored alone, those that kill the process are set aside with
+    the status ``crashed``, and then the rest is scored whole again.
+    """
+
+    def __init__(self, name: str, config: ScorerConfig, attempts: Any, max_attempts: int, threads: int) -> None:
+        if isinstance(config, RewardModel):
+            import torch
+
+            torch.set_num_threads(threads)
+        self._name = name
+        self._attempts = attempts
+        self._max_attempts = max_attempts
+        self._scorer = make_scorer(config)
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Yields one block per split, with the split's scores in place of its ids."""
+        for envelope in Envelope.of_block(block):
+            started = time.perf_counter()
+            encoded = f"encoded:{self._name}"
+            groups = envelope.table("groups")
+            ids = envelope.table(encoded) if encoded in envelope.parts else None
+            key = f"{self._name}:{envelope.header.split_id}"
+            attempt = ray.get(self._attempts.begin.remote(key))
+            scores = self._score(key, groups, ids, attempt)
+            ray.get(self._attempts.finish.remote(key))
+            envelope = envelope.without(encoded).with_table(f"scores:{self._name}", scores.to_table())
+            yield envelope.timed(f"score:{self._name}", time.perf_counter() - started).to_block()
+
+    def _score(self, key: str, groups: pa.Table, ids: pa.Table | None, attempt: Attempt) -> Scores:
+        if groups.num_rows == 0:
+            return unscored(0, Status.OK, None, self._scorer.extras)
+        if attempt.deaths < self._max_attempts:
+            return self._whole(groups, ids, [])
+        alone: dict[int, Scores] = {}
+        together_kills = attempt.deaths_after_probe >= self._max_attempts
+        if not attempt.probed or together_kills:
+            alone = self._each_alone(key, groups, ids, attempt.set_aside)
+        if together_kills:
+            return concat([alone[row] for row in range(groups.num_rows)])
+        return self._whole(groups, ids, attempt.set_aside)
+
+    def _whole(self, groups: pa.Table, ids: pa.Table | None, set_aside: list[int]) -> Scores:
+        try:
+            if not set_aside:
+                return self._scorer.score_table(groups, ids)
+            return score_subset(self._scorer, groups, ids, set_aside, Status.CRASHED, self._crash_message())
+        except Exception as error:
+            # What a scorer raises here would hit every group of the split. It becomes their status; the driver
+            # stops the run when no split fares better.
+            if "CUDA error" in str(error):
+                # A CUDA error leaves the process unable to use the device: only a new process helps.
+                os._exit(1)
+            candidates = sum(len(row) for row in groups.column("candidates"))
+            return unscored(candidates, Status.ERROR, f"{type(error).__name__}: {error}", self._scorer.extras)
+
+    def _each_alone(self, key: str, groups: pa.Table, ids: pa.Table | None, set_aside: list[int]) -> dict[int, Scores]:
+        """Scores each group alone and notes which one it is at, so that a death tells which group it was."""
+        alone = {}
+        for row in range(groups.num_rows):
+            if row in set_aside:
+                size = len(groups.column("candidates")[row])
+                alone[row] = unscored(size, Status.CRASHED, self._crash_message(), self._scorer.extras)
+                continue
+            ray.get(self._attempts.alone.remote(key, row))
+            alone[row] = self._whole(*take_groups(groups, ids, [row]), [])
+        ray.get(self._attempts.probed.remote(key))
+        return alone
+
+    def _crash_message(self) -> str:
+        return "scoring this group killed its process each time, also when it was scored alone"

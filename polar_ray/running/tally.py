@@ -1,0 +1,101 @@
+"""Adds up the commit records of a run, and stops it when the sums are hopeless."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from polar_ray.data.status import Status
+from polar_ray.errors import ScoringError, TooManyDeadLetters
+from polar_ray.recipe.run import Limits
+from polar_ray.running.folder import Commit, Removal
+
+ENOUGH = 1000
+"""Rows after which a share of dead letters means something."""
+FIRST_CANDIDATES = 100
+"""Candidates without a single reward after which a run is given up."""
+
+
+class Tally:
+    """Sums over committed splits."""
+
+    def __init__(self, commits: Iterable[Commit] = ()) -> None:
+        self.splits = 0
+        self.rows = self.rows_in_groups = self.groups = self.candidates = self.part_bytes = 0
+        self.dead_letters: Counter[str] = Counter()
+        self.drops: Counter[str] = Counter()
+        self.statuses: dict[str, Counter[str]] = {}
+        self.tokens: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self.errors: dict[str, str] = {}
+        for commit in commits:
+            self.add(commit)
+
+    def add(self, commit: Commit) -> None:
+        """Adds one split."""
+        self.splits += 1
+        self.rows += commit.rows
+        self.rows_in_groups += commit.rows_in_groups
+        self.groups += commit.groups
+        self.candidates += commit.candidates
+        self.part_bytes += commit.part_bytes
+        self.dead_letters.update(commit.dead_letters)
+        self.drops.update(commit.drops)
+        for name, counts in commit.statuses.items():
+            self.statuses.setdefault(name, Counter()).update(counts)
+        self.tokens.update(commit.tokens)
+        self.seconds.update(commit.seconds)
+        for name, message in commit.errors.items():
+            self.errors.setdefault(name, message)
+
+    def subtract(self, removal: Removal) -> None:
+        """Moves the groups that were found to be duplicates to the dead letters."""
+        self.groups -= removal.groups
+        self.candidates -= removal.candidates
+        self.rows_in_groups -= sum(removal.dead_letters.values())
+        self.dead_letters.update(removal.dead_letters)
+        for name, counts in removal.statuses.items():
+            self.statuses[name].subtract(counts)
+        self.tokens.subtract(removal.tokens)
+
+    @property
+    def dead_letter_count(self) -> int:
+        """Rows that could not become groups."""
+        return sum(self.dead_letters.values())
+
+    def rewards(self, scorer: str) -> int:
+        """Candidates that have a reward."""
+        counts = self.statuses.get(scorer, Counter())
+        return sum(count for status, count in counts.items() if Status(status).has_reward)
+
+    def check(self, limits: Limits, *, final: bool = False) -> None:
+        """Stops a run that cannot come to anything.
+
+        Raises:
+            TooManyDeadLetters: More dead letters than ``limits.max_dead_letters``.
+            ScoringError: Not one of the first candidates has a reward.
+        """
+        share = limits.max_dead_letters < 1
+        allowed = limits.max_dead_letters * self.rows if share else limits.max_dead_letters
+        if self.dead_letter_count > allowed and (final or not share or self.rows >= ENOUGH):
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.dead_letters.most_common(3))
+            raise TooManyDeadLetters(
+                f"{self.dead_letter_count} of the {self.rows} rows read became dead letters ({reasons}), more than "
+                f"limits.max_dead_letters={limits.max_dead_letters:g} allows; look at dead_letters/ in the output "
+                "folder, correct the input or the recipe's columns, and start over with --fresh"
+            )
+        enough = 1 if final else FIRST_CANDIDATES
+        for name, counts in self.statuses.items():
+            if self.candidates >= enough and self.rewards(name) == 0:
+                status, _ = counts.most_common(1)[0]
+                cause = f": {self.errors[name]}" if name in self.errors else ""
+                raise ScoringError(
+                    f"none of the {self.candidates} candidates so far has a reward"
+                    f"{f' from {name}' if name else ''}; the status is mostly {status}{cause}. "
+                    f"{_REMEDY.get(status, 'Correct the cause and start over with --fresh')}"
+                )
+
+
+_REMEDY = {
+    Status.NO_REFERENCE.value: (
+        "This scorer compares with a reference: name the column in input.columns.reference, and start over with --fresh"
+    ),
+}

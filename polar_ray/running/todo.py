@@ -1,0 +1,103 @@
+"""What is left of a run: sources with splits that have no commit record."""
+
+from collections import defaultdict
+
+from polar_ray.data.sources import Source, split_id
+from polar_ray.errors import ConservationError
+from polar_ray.running.folder import Commit, RunFolder
+
+
+class Todo:
+    """Keeps track of which splits are committed.
+
+    A Parquet source knows its splits. A JSONL source is a whole file, whose last split says that it is the last.
+    """
+
+    def __init__(self, sources: list[Source], commits: dict[str, Commit]) -> None:
+        self._sources = sources
+        self._commits: dict[str, Commit] = {}
+        self._of_file: dict[int, list[Commit]] = defaultdict(list)
+        self._size = {source.file_index: source.file.size for source in sources}
+        self._share_of_file = dict.fromkeys(self._size, 0.0)
+        self._splits = self._known_splits()
+        for commit in commits.values():
+            self.add(commit)
+
+    @property
+    def commits(self) -> list[Commit]:
+        """Records of all committed splits."""
+        return list(self._commits.values())
+
+    @property
+    def committed(self) -> frozenset[str]:
+        """Ids of all committed splits."""
+        return frozenset(self._commits)
+
+    @property
+    def done_share(self) -> float:
+        """The share of the input, by bytes, that is committed: an estimate while a compressed file is read."""
+        total = sum(self._size.values())
+        if total == 0:
+            return 1.0
+        return sum(self._size[index] * share for index, share in self._share_of_file.items()) / total
+
+    def add(self, commit: Commit) -> bool:
+        """Notes a commit; returns whether it is new (a pass that is tried again may report one twice)."""
+        if commit.split_id in self._commits:
+            return False
+        self._commits[commit.split_id] = commit
+        index = commit.file_index
+        self._of_file[index].append(commit)
+        if commit.last and self._splits.get(index) is None:
+            self._splits[index] = commit.split_index + 1
+        splits = self._splits[index]
+        done = len(self._of_file[index])
+        if splits is not None:
+            self._share_of_file[index] = done / splits
+        else:
+            read = sum(other.input_bytes for other in self._of_file[index])
+            self._share_of_file[index] = min(0.99, read / max(1, self._size[index]))
+        return True
+
+    def sources(self) -> list[Source]:
+        """Returns the sources that are not wholly committed."""
+        return [source for source in self._sources if not self._is_done(source)]
+
+    def check_complete(self, folder: RunFolder) -> None:
+        """Checks that every split of every source is committed and its part is there, whole.
+
+        Raises:
+            ConservationError: Something is missing, which no fault that polar_ray knows can cause.
+        """
+        missing = [source.file.path for source in self.sources()]
+        sizes = {info.path.rsplit("/", 1)[-1]: info.size for info in folder.storage.list(folder.join("scores"))}
+        removed = set(folder.read_records("duplicates", dict))
+        parts = [
+            commit.split_id
+            for commit in self.commits
+            if commit.split_id not in removed and sizes.get(f"part-{commit.split_id}.parquet") != commit.part_bytes
+        ]
+        if missing or parts:
+            raise ConservationError(
+                f"splits are missing from {len(missing)} files {missing[:3]}, and parts are missing or have another "
+                f"size than when they were written: {parts[:3]}; start over with --fresh. If nobody touched the "
+                "output folder, please report this"
+            )
+
+    def _is_done(self, source: Source) -> bool:
+        splits = source.splits
+        if splits is None:
+            splits = self._splits[source.file_index]
+            if splits is None:
+                return False
+        return all(
+            split_id(source.file_index, source.split_start + offset) in self._commits for offset in range(splits)
+        )
+
+    def _known_splits(self) -> dict[int, int | None]:
+        """Number of splits of each file, where the plan knows it."""
+        known: dict[int, int | None] = {}
+        for source in self._sources:
+            before = known.get(source.file_index, 0)
+            known[source.file_index] = None if source.splits is None or before is None else before + source.splits
+        return known

@@ -1,0 +1,155 @@
+"""Compares mathematical answers with math-verify, in a process of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+
+from polar_ray.data.status import Status
+from polar_ray.errors import ScoringError
+
+_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d{1,6})?")
+_MOST_CHARACTERS = 15
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison came to.
+
+    Attributes:
+        holds: Whether the answers are equal; False where the status is not ``ok``.
+        status: ``ok``, ``timeout``, or ``error`` where math-verify's process broke down.
+        error: The message, where the status is not ``ok``.
+    """
+
+    holds: bool
+    status: Status = Status.OK
+    error: str | None = None
+
+
+class MathVerifier:
+    """Compares mathematical answers by math-verify (https://github.com/huggingface/Math-Verify).
+
+    math-verify bounds its own time by an alarm signal, which works in a main thread only, and a caller that swallows
+    the exception elsewhere scores every answer 0. Here it runs without that alarm in a process of its own, which the
+    kernel ends when one comparison has used ``timeout_s`` seconds of processor time. So it works from any thread, a
+    hang is told from a wrong answer, and a busy machine does not turn answers into timeouts.
+
+    The process starts with the first comparison that needs it and ends with ``close``, with this object, or with the
+    process that made it. It is a plain subprocess rather than a ``multiprocessing`` one, which would import the user's
+    main module again.
+
+    Args:
+        timeout_s: Seconds of processor time for one comparison.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._worker: subprocess.Popen[str] | None = None
+        self._finalizer: weakref.finalize[..., MathVerifier] | None = None
+
+    def is_expression(self, gold: str) -> Verdict:
+        """Returns whether math-verify finds an expression in a reference answer.
+
+        Raises:
+            ScoringError: math-verify's process cannot be started.
+        """
+        return Verdict(True) if _is_plain(gold) else self._ask([gold])
+
+    def equal(self, gold: str, answer: str) -> Verdict:
+        """Returns whether an answer equals the reference answer, in this order: the relation is not symmetric.
+
+        Two plain numbers of at most 15 characters, 6 of them decimals, are compared here. math-verify, which compares
+        decimal numbers after rounding to 6 places, says the same of those.
+
+        Raises:
+            ScoringError: math-verify's process cannot be started.
+        """
+        if _is_plain(gold) and _is_plain(answer):
+            return Verdict(Decimal(gold) == Decimal(answer))
+        return self._ask([gold, answer])
+
+    def close(self) -> None:
+        """Ends math-verify's process, if there is one. A later comparison starts another."""
+        with self._lock:
+            self._end()
+
+    def _ask(self, request: list[str]) -> Verdict:
+        with self._lock:
+            if self._worker is not None and self._worker.poll() is not None:
+                # It ended while it had nothing to do, so nothing asked of it is to blame.
+                self._end()
+            worker = self._worker or self._start()
+            line = _exchange(worker, json.dumps(request))
+            if line:
+                return Verdict(bool(json.loads(line)))
+            status = worker.wait()
+            self._end()
+        if status == -signal.SIGPROF:
+            message = f"math-verify took more than {self._timeout_s:g} s of processor time"
+            return Verdict(False, Status.TIMEOUT, message)
+        message = f"math-verify's process ended with status {status} on {request!r:.200}"
+        return Verdict(False, Status.ERROR, message)
+
+    def _start(self) -> "subprocess.Popen[str]":
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "polar_ray.scorers.math_worker", str(self._timeout_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="ascii",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            # A session of its own, so that Ctrl-C in a terminal does not reach it before its owner has finished.
+            start_new_session=True,
+        )
+        self._worker = worker
+        self._finalizer = weakref.finalize(self, _stop, worker)
+        assert worker.stdout is not None
+        if worker.stdout.readline() != "ready\n":
+            status = worker.wait()
+            self._end()
+            raise ScoringError(
+                f"math-verify's process ended with status {status} as it started; its message is on standard error. "
+                "Repair the math-verify installation, or set `math: false` in the text_closeness scorer."
+            )
+        return worker
+
+    def _end(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer()
+        self._worker = None
+
+
+def _is_plain(answer: str) -> bool:
+    return len(answer) <= _MOST_CHARACTERS and _PLAIN_NUMBER.fullmatch(answer) is not None
+
+
+def _exchange(worker: "subprocess.Popen[str]", line: str) -> str:
+    """Writes a line to a worker and returns the line it answers; empty where it ended instead."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    try:
+        worker.stdin.write(line + "\n")
+        worker.stdin.flush()
+    except BrokenPipeError:
+        return ""
+    return worker.stdout.readline()
+
+
+def _stop(worker: "subprocess.Popen[str]") -> None:
+    worker.kill()
+    worker.wait()
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdout.close()
+    # What was still to be written has no reader any more.
+    with suppress(BrokenPipeError):
+        worker.stdin.close()

@@ -1,0 +1,57 @@
+"""What every scorer that reads text in Python shares: a table in, one group at a time, errors kept to their group."""
+
+from abc import ABC, abstractmethod
+
+import pyarrow as pa
+
+from polar_ray.data.group import Group, table_to_groups
+from polar_ray.data.status import Status
+from polar_ray.errors import PolarRayError, ScoringError
+from polar_ray.scorers.base import CandidateScore, Scores
+
+
+class TextScorer(ABC):
+    """A scorer without an encoder. A subclass scores one group."""
+
+    extras: tuple[str, ...] = ()
+    """Names of the columns that this scorer adds."""
+
+    @abstractmethod
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        """Returns one score per candidate of the group, in their order.
+
+        A ``PolarRayError`` says that the scorer itself cannot work; any other exception concerns this group only.
+        """
+
+    def score_table(self, groups: pa.Table, encoded: pa.Table | None = None) -> Scores:
+        """Scores a table with ``GROUP_SCHEMA``.
+
+        A group that raises gets the status ``error`` with the exception's text.
+
+        Raises:
+            ScoringError: Every group of the table raised. The cause is the first group's exception.
+            PolarRayError: The scorer cannot work at all.
+        """
+        scores = self.score(table_to_groups(groups))
+        return Scores.of([score for group in scores for score in group], self.extras)
+
+    def score(self, groups: list[Group]) -> list[list[CandidateScore]]:
+        """Scores groups in Python: one list per group, aligned with its candidates. Raises as ``score_table``."""
+        scores = []
+        errors: list[Exception] = []
+        for group in groups:
+            try:
+                scores.append(self.score_group(group))
+            except PolarRayError:
+                raise
+            # Any text must be expected, so one group's exception may not take the other groups with it.
+            except Exception as error:
+                errors.append(error)
+                failed = CandidateScore(None, Status.ERROR, error=f"{type(error).__name__}: {error}")
+                scores.append([failed] * len(group.candidates))
+        if errors and len(errors) == len(groups):
+            raise ScoringError(
+                f"{type(self).__name__} failed on each of {len(groups)} groups; "
+                f"the first, {groups[0].prompt_id!r}, raised {type(errors[0]).__name__}: {errors[0]}"
+            ) from errors[0]
+        return scores
