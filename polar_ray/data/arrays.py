@@ -67,4 +67,4 @@ def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 def lengths_of(array: pa.ListArray) -> np.ndarray:
     """Returns int64 lengths of the lists; a null has length 0."""
-    return array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.asarray(array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), np.int64)

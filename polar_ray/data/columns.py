@@ -125,9 +125,7 @@ def reference_column(one: pa.Array | None, several: pa.Array | None, rows: int) 
         return MessageColumn(lists(column.lengths, many.array), column.lengths == 0, bad)
     if single is None:
         return MessageColumn(lists([0] * rows, pa.array([], MESSAGES)), ~there, np.zeros(rows, bool))
-    return MessageColumn(
-        lists(there.astype(np.int64), single.array.filter(pa.array(there))), single.absent, single.bad
-    )
+    return MessageColumn(lists(there.astype(np.int64), single.array.filter(pa.array(there))), single.absent, single.bad)
 
 
 def labels_are_fine(array: pa.Array, id_field: str) -> Mask | None:

@@ -4,9 +4,9 @@ The reasons, which are also the keys of the statistics:
 
 | stage | reason | what is wrong |
 | --- | --- | --- |
-| read | ``unreadable`` | the rest of a file (or all of it) cannot be decompressed or decoded; one letter stands for it |
+| read | ``unreadable`` | the rest of a file, or all of it, cannot be decoded; one letter stands for it |
 | parse | ``invalid_utf8`` | bytes that are not UTF-8 (another encoding, a damaged character) |
-| parse | ``invalid_json`` | not one JSON value: cut line, trailing comma, two objects, raw control character, plain text |
+| parse | ``invalid_json`` | not one JSON value: cut line, trailing comma, two objects, raw control character |
 | parse | ``byte_order_mark`` | U+FEFF before a line that is not the first of its file |
 | parse | ``duplicate_key`` | an object has the same key twice, so one of the two values would be lost |
 | parse | ``nan_literal`` | ``NaN`` or ``Infinity``, which are not JSON |

@@ -76,9 +76,7 @@ def _until_damage(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield bytes(held)
 
 
-def _chunks(
-    storage: Storage, path: str, compression: Compression | None, size: int, skip: int = 0
-) -> Iterator[bytes]:
+def _chunks(storage: Storage, path: str, compression: Compression | None, size: int, skip: int = 0) -> Iterator[bytes]:
     with storage.open_input(path) as raw:
         if compression is None:
             while chunk := raw.read(size):

@@ -8,6 +8,8 @@ The hash of messages is taken over the UTF-8 text of all roles, of all contents,
 little-endian), so that no two different lists of messages have the same bytes.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +25,7 @@ def message_hashes(messages: pa.ListArray) -> list[bytes]:
     content_at, contents = _text(messages.values.field("content"))
     role_sizes, content_sizes = np.diff(role_at), np.diff(content_at)
     hashes = []
-    for start, stop in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+    for start, stop in pairwise(ends.tolist()):
         state = xxhash.xxh3_128(roles[role_at[start] : role_at[stop]])
         state.update(contents[content_at[start] : content_at[stop]])
         state.update(role_sizes[start:stop].tobytes())
@@ -36,7 +38,7 @@ def reference_hashes(references: pa.ListArray) -> list[bytes]:
     """Returns the joined hashes of each row's references, 16 bytes for each of them."""
     each = message_hashes(references.values)
     ends = references.offsets.to_numpy().tolist()
-    return [b"".join(each[start:stop]) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+    return [b"".join(each[start:stop]) for start, stop in pairwise(ends)]
 
 
 def with_prompt_ids(prompt_ids: pa.Array, prompts: pa.ListArray, references: pa.ListArray) -> pa.Array:

@@ -65,8 +65,7 @@ def _list_path(path: str, config: Input) -> Files:
             what, folder, matches = "files are in", storage.root, storage.list()
     except OSError as error:
         raise InputError(f"The input {path} cannot be listed: {error}") from error
-    named = set(storage.root.split("/"))
-    kept = [info for info in matches if not _is_passed_over(info.path, folder, named)]
+    kept = [info for info in matches if not _is_passed_over(info.path, folder, storage.root.split("/"))]
     if not kept:
         hidden = len(matches) - len(kept)
         passed = f" ({hidden} were passed over, because their names start with '_' or '.')" if hidden else ""
@@ -74,9 +73,12 @@ def _list_path(path: str, config: Input) -> Files:
     return kept
 
 
-def _is_passed_over(path: str, folder: str, named: set[str]) -> bool:
-    below = path[path.index(folder) + len(folder) :].split("/")
-    return any(name.startswith(("_", ".")) and name not in named for name in below)
+def _is_passed_over(path: str, folder: str, asked: list[str]) -> bool:
+    """Whether a name below ``folder`` starts with ``_`` or ``.`` and was not asked for in so many letters."""
+    *folders, name = path[path.index(folder) + len(folder) :].split("/")
+    if name[0] in "_." and asked[-1][:1] != name[0]:
+        return True
+    return any(part.startswith(("_", ".")) and part not in asked for part in folders)
 
 
 def _input_file(info: FileInfo, config: Input) -> InputFile:

@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from polar_ray.data.arrays import groups_table
 from polar_ray.data.dead_letters import BadRow, DeadLetter
-from polar_ray.data.plain import plain_candidates, plain_groups
+from polar_ray.data.group import GROUP_SCHEMA
 from polar_ray.data.parquet_json import row_lines
-from polar_ray.data.reading import RawSplit
+from polar_ray.data.plain import plain_candidates, plain_groups
+from polar_ray.data.raw_split import RawSplit
 from polar_ray.data.rows import GroupRow, RowReader
 from polar_ray.data.strict_json import Json, decode_object
 from polar_ray.recipe.input import Input
@@ -73,6 +74,8 @@ def normalize(rows: RawRows, config: Input) -> Normalized:
     if raw.kind == "jsonl":
         numbers = range(raw.row_start, raw.row_start + raw.rows)
         return _read_lines(((row, rows.line(row)) for row in numbers), read)
+    if not raw.rows:
+        return Normalized(GROUP_SCHEMA.empty_table(), np.zeros(0, np.int64))
     table = rows.table
     plain = plain_groups(table, config) if config.layout == "groups" else plain_candidates(table, config)
     if len(plain.rows) == table.num_rows:

@@ -35,7 +35,7 @@ from polar_ray.data.dead_letters import DeadLetter, dead_letter_table, short
 from polar_ray.data.group import CANDIDATE, GROUP_SCHEMA
 from polar_ray.data.ids import repeats, with_candidate_ids, with_prompt_ids
 from polar_ray.data.normalize import Normalized, RawRows, normalize
-from polar_ray.data.reading import RawSplit
+from polar_ray.data.raw_split import RawSplit
 from polar_ray.recipe.input import Input
 
 

@@ -33,9 +33,19 @@ def read_jsonl(source: Source, config: Input, skip: Collection[str]) -> Iterator
         start, row, index = row, row + count, index + 1
         if name in skip:
             return None
-        tail = lines.rest() if error is not None else b""
         return RawSplit(
-            name, source.file.path, source.file_index, index - 1, start, count, last, "jsonl", payload, offsets, error, tail
+            split_id=name,
+            file=source.file.path,
+            file_index=source.file_index,
+            split_index=index - 1,
+            row_start=start,
+            rows=count,
+            last=last,
+            kind="jsonl",
+            payload=payload,
+            offsets=offsets,
+            error=error,
+            tail=lines.rest() if error is not None else b"",
         )
 
     damage: str | None = None

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -68,19 +70,25 @@ class _File:
         self._storage = storage
         self._path = path
         self._stack = stack
-        self._parquet = self._open()
-        footer = self._parquet.metadata
+        self._readers: dict[bool, pq.ParquetFile] = {}
+        with storage.open_file(path) as raw:
+            self._footer = footer = pq.read_metadata(raw)
         self._groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum([group.num_rows for group in self._groups], dtype=np.int64)])
-        self.schema = self._parquet.schema_arrow
+        self.schema = footer.schema.to_arrow_schema()
 
-    def _open(self, **options: object) -> pq.ParquetFile:
-        raw = self._stack.enter_context(self._storage.open_file(self._path))
-        return pq.ParquetFile(raw, **options)
+    def _open(self, prebuffer: bool) -> pq.ParquetFile:
+        if prebuffer not in self._readers:
+            raw = self._stack.enter_context(self._storage.open_file(self._path))
+            buffer_size = 0 if prebuffer else _BUFFER_BYTES
+            self._readers[prebuffer] = pq.ParquetFile(
+                raw, metadata=self._footer, pre_buffer=prebuffer, buffer_size=buffer_size
+            )
+        return self._readers[prebuffer]
 
     def rows(self, start: int, stop: int | None = None, columns: list[str] | None = None) -> Iterator[_Rows]:
         """Yields the rows of the row groups that lie in a range, or what is wrong with the rest of a row group."""
-        for i, group in enumerate(self._groups):
+        for i in range(len(self._groups)):
             first, end = int(self.starts[i]), int(self.starts[i + 1])
             if end <= start or first == end:
                 continue
@@ -96,13 +104,12 @@ class _File:
                 is_readable(self._storage, self._path)
                 yield _Rows(row, end, None, f"Rows {row} to {end - 1} cannot be decoded: {error}")
 
-
     def _batches(self, index: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         group = self._groups[index]
         compressed = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
         # One large request per column where a row group fits into memory; else a window that moves along.
         prebuffer = compressed <= _PREBUFFER_BYTES
-        parquet = self._open(pre_buffer=prebuffer, buffer_size=0 if prebuffer else _BUFFER_BYTES)
+        parquet = self._open(prebuffer)
         rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
         yield from parquet.iter_batches(batch_size=rows, row_groups=[index], columns=columns, use_threads=False)
 
@@ -141,35 +148,34 @@ def _cut_at_prompts(source: Source, config: Input, file: _File) -> Iterator[Part
     """
     key_columns = [name for name in (config.columns.prompt_id, config.columns.prompt) if name in file.schema.names][:1]
     key = _key_before(file, source.row_start, key_columns)
-    index, stop = -1, source.cuts[0]
-    start, held, error = source.row_start, [], None
     parts = len(source.cuts) - 1
+    index, start, held, error = -1, source.row_start, list[_Rows](), None
     for rows in file.rows(source.row_start):
         if rows.table is None:
             # Where rows are lost, so is the prompt before them; whatever follows starts a new one.
-            bounds, key = [rows.start], None
+            bounds, key = np.array([rows.start]), None
         else:
             starts, key = _prompt_starts(rows.table, key_columns, key)
-            bounds = (np.flatnonzero(starts) + rows.start).tolist()
+            bounds = np.flatnonzero(starts) + rows.start
         row = rows.start
-        for bound in [*bounds, None]:
-            if bound is not None and bound < stop:
-                continue
-            if bound is not None:
-                if index >= 0 and error is None and bound > row and rows.table is not None:
-                    held.append(rows.between(row, bound))
-                while bound >= stop:
-                    if index >= 0:
-                        yield start, held, error
-                    index, start, held, error, row = index + 1, bound, [], None, bound
-                    if index == parts:
-                        return
-                    stop = source.cuts[index + 1]
-            elif index >= 0:
-                if rows.error is not None:
-                    error = error or rows.error
-                elif error is None and rows.stop > row:
-                    held.append(rows.between(row, rows.stop))
+        while True:
+            found = int(np.searchsorted(bounds, max(row, source.cuts[index + 1])))
+            piece = rows.between(row, int(bounds[found]) if found < len(bounds) else rows.stop)
+            if piece.error is not None:
+                error = error or piece.error
+            elif error is None and piece.stop > piece.start:
+                held.append(piece)
+            if found == len(bounds):
+                break
+            row = int(bounds[found])
+            while source.cuts[index + 1] <= row:
+                if index >= 0:
+                    yield start, held, error
+                index, start, held, error = index + 1, row, [], None
+                if index == parts:
+                    return
+        if index < 0:
+            held, error = [], None
     while index < parts:
         if index >= 0:
             yield start, held, error
@@ -177,18 +183,25 @@ def _cut_at_prompts(source: Source, config: Input, file: _File) -> Iterator[Part
 
 
 def _key_before(file: _File, row: int, columns: list[str]) -> str | None:
-    """Returns the key of the row before a row, or None if there is no such row or it cannot be read."""
-    if row == 0 or not columns:
-        return None
-    first = int(file.starts[np.searchsorted(file.starts, row) - 1])
-    key: str | None = None
-    for rows in file.rows(first, row, columns):
-        key = None if rows.table is None else _prompt_starts(rows.table, columns, key)[1]
-    return key
+    """Returns the key of the last row before a row that has one, or None if there is none or it cannot be read."""
+    for first, stop in reversed(list(pairwise(file.starts.tolist()))):
+        if stop > row or not columns:
+            continue
+        key: str | None = None
+        for rows in file.rows(first, stop, columns):
+            if rows.table is None:
+                return None
+            key = _prompt_starts(rows.table, columns, key)[1]
+        if key is not None:
+            return key
+    return None
 
 
 def _prompt_starts(table: pa.Table, columns: list[str], before: str | None) -> tuple[np.ndarray, str | None]:
-    """Returns where the key differs from the row before, and the last key. A row without a key starts nothing."""
+    """Returns where the key differs from the row before, and the last key.
+
+    A row without a key belongs to the prompt before it, if there is one.
+    """
     if not columns:
         return np.ones(table.num_rows, bool), None
     column = flat(table.column(columns[0]))
@@ -197,7 +210,8 @@ def _prompt_starts(table: pa.Table, columns: list[str], before: str | None) -> t
     keys = pa.concat_arrays([pa.array([before], pa.string()), keys])
     filled = pa.compute.fill_null_forward(keys)
     codes = filled.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)
-    return np.diff(codes) != 0, filled[-1].as_py()
+    keyless = filled.is_null().to_numpy(zero_copy_only=False)[1:]
+    return (np.diff(codes) != 0) | keyless, filled[-1].as_py()
 
 
 def _split(source: Source, index: int, start: int, rows: list[_Rows], error: str | None) -> RawSplit:
@@ -222,4 +236,4 @@ def _ipc(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return cast(bytes, sink.getvalue().to_pybytes())

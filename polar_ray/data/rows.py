@@ -5,17 +5,17 @@
 | prompt_id | a string; an integer (its decimal text); no key at all (derived from the content) | null, blank, float, \
 bool: dead letter |
 | prompt | a string (one ``user`` message); a list of messages, not empty | dead letter |
-| reference | a string (one ``assistant`` message, also when empty); a list of messages; null, ``[]`` or no key: none | \
-dead letter |
+| reference | a string (one ``assistant`` message, also when empty); a list of messages; null, ``[]`` or no key: \
+none | dead letter |
 | references | a list of strings and lists of messages; null, ``[]`` or no key: none | dead letter |
 | candidates | a list, not empty, of objects or strings | dead letter of the whole row |
 | candidate_id | a string; an integer; null or no key (derived from the content) | dead letter |
 | messages | a string (one ``assistant`` message, also when empty); a list of messages, not empty | dead letter |
 | model | a string, null or no key | dead letter |
-| message | ``role`` a string, ``content`` a string or a list of ``{"type": "text", "text": ...}`` parts (joined without \
-anything between them); a role may be left out where there is one message only | dead letter |
-| labels | a list of objects (candidate id, ``kind`` a string, ``correct`` a bool, ``preference`` and ``score`` numbers, \
-each of them optional), null or no key | dead letter |
+| message | ``role`` a string, ``content`` a string or a list of ``{"type": "text", "text": ...}`` parts (joined \
+without anything between them); a role may be left out where there is one message only | dead letter |
+| labels | a list of objects (candidate id, ``kind`` a string, ``correct`` a bool, ``preference`` and ``score`` \
+numbers, each of them optional), null or no key | dead letter |
 
 Roles, their order, blank texts, control characters and Unicode forms are kept as they are: nothing is trimmed or
 normalised. What has no place above is carried in ``extra``. Fields of a message other than role and content are
@@ -262,10 +262,7 @@ def _extra(row: dict[str, Json], known: frozenset[str], message_fields: dict[str
         extra[MESSAGE_FIELDS] = message_fields
     if not extra:
         return None
-    try:
-        return encode_sorted(extra)
-    except RecursionError as error:
-        raise BadRow("parse", "nested_too_deep", "lists and objects are nested too deep to be carried") from error
+    return encode_sorted(extra)
 
 
 def _wrong(what: str, name: str, value: Any, expected: str) -> BadRow:

@@ -215,7 +215,7 @@ class Storage:
         if scheme == "" and self.is_local:
             return os.path.abspath(os.path.expanduser(key))
         assert scheme == self.scheme, f"{path} is not in {self.url}"
-        return key.rstrip("/")
+        return key.strip("/")
 
     def _url_of(self, key: str) -> str:
         if self.scheme == "":
@@ -235,7 +235,7 @@ class Storage:
         found = self._fsspec.find(key, detail=True)
         return [
             FileInfo(
-                self._url_of(path),
+                self._url_of(path.lstrip("/")),
                 int(info["size"]),
                 next((str(info[name]).strip('"') for name in _ETAG_NAMES if info.get(name)), None),
                 info["mtime"] if isinstance(info.get("mtime"), float) else None,

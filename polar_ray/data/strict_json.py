@@ -15,6 +15,9 @@ from polar_ray.data.dead_letters import BadRow, short
 Json = Any
 """None, bool, str, list, dict, or ``msgspec.Raw`` for a number."""
 
+DEPTH_LIMIT = 256
+"""Lists and objects inside each other, at most. A limit of our own, since that of the interpreter varies."""
+
 _BYTE_ORDER_MARK = "\ufeff"
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 
@@ -56,7 +59,9 @@ def decode_object(line: bytes) -> dict[str, Json]:
     except json.JSONDecodeError as error:
         raise BadRow("parse", "invalid_json", f"{error.msg} at character {error.pos}") from error
     except RecursionError as error:
-        raise BadRow("parse", "nested_too_deep", "lists and objects are nested too deep to be parsed") from error
+        raise _too_deep() from error
+    if text.count("[") + text.count("{") > DEPTH_LIMIT and _is_too_deep(value):
+        raise _too_deep()
     if not isinstance(value, dict):
         raise BadRow("schema", "not_an_object", f"the row is {kind_of(value)}, not an object")
     if _SURROGATE_ESCAPE.search(line):
@@ -89,8 +94,19 @@ def _refuse_lone_surrogates(value: Json) -> None:
     try:
         msgspec.json.encode(value)
     except UnicodeEncodeError as error:
-        raise BadRow(
-            "parse", "lone_surrogate", f"the row has the escape of a lone surrogate, \\u{ord(error.object[error.start]):x}"
-        ) from error
-    except RecursionError as error:
-        raise BadRow("parse", "nested_too_deep", "lists and objects are nested too deep to be parsed") from error
+        code = ord(error.object[error.start])
+        raise BadRow("parse", "lone_surrogate", f"the row has the escape of a lone surrogate, \\u{code:x}") from error
+
+
+def _is_too_deep(value: Json) -> bool:
+    level: list[Json] = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEPTH_LIMIT):
+        if not level:
+            return False
+        nested = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in nested for item in items if isinstance(item, dict | list)]
+    return bool(level)
+
+
+def _too_deep() -> BadRow:
+    return BadRow("parse", "nested_too_deep", f"lists and objects are nested deeper than {DEPTH_LIMIT} levels")

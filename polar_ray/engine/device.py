@@ -4,9 +4,7 @@ from typing import Literal
 
 import torch
 
-from polar_ray.models.dtype import TORCH_DTYPES, DType
-
-__all__ = ["BATCH_TOLERANCE", "TORCH_DTYPES", "Device", "default_token_budget", "pick_device"]
+from polar_ray.models.dtype import DType
 
 Device = Literal["auto", "cpu", "cuda"]
 

@@ -145,7 +145,7 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any], overri
     return str(template)
 
 
-class _ClockRead(Exception):  # noqa: N818  (a signal that render turns into an error)
+class _ClockRead(Exception):
     """The template asked for the time."""
 
 

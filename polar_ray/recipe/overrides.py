@@ -30,9 +30,7 @@ def apply_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any
         for parent in parents:
             child = node.setdefault(parent, {})
             if not isinstance(child, dict):
-                raise RecipeError(
-                    f"the override {override!r} goes through {parent}, which holds a value, not keys"
-                )
+                raise RecipeError(f"the override {override!r} goes through {parent}, which holds a value, not keys")
             node = child
         node[last] = value
     return result

@@ -125,5 +125,18 @@ class SequenceClassifier(RewardModel):
     self_check: Literal["order", "numeric"] = "numeric"
 
 
-ScorerConfig = Length | TextCloseness | Polar | InternLM2Reward | SequenceClassifier
+class Custom(Part):
+    """A scorer of your own: a subclass of ``polar_ray.scorers.text_scorer.TextScorer``.
+
+    Attributes:
+        target: ``package.module:Class``; the module must be importable on the workers.
+        settings: Keyword arguments of the class.
+    """
+
+    kind: Literal["custom"] = "custom"
+    target: str = Field(pattern=r"^[\w.]+:\w+$")
+    settings: dict[str, Any] = {}
+
+
+ScorerConfig = Length | TextCloseness | Custom | Polar | InternLM2Reward | SequenceClassifier
 AnyScorer = Annotated[ScorerConfig, Field(discriminator="kind")]

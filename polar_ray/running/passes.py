@@ -24,7 +24,7 @@ from polar_ray.running.pipeline import commits
 POLL_S = 2.0
 
 
-class PassLost(Exception):  # noqa: N818 - not an error: the run goes on
+class PassLost(Exception):
     """The pass cannot finish, but what is left of the run can be tried again."""
 
 

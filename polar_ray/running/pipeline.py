@@ -7,40 +7,45 @@ import msgspec
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from polar_ray.data.listing import InputFile
 from polar_ray.data.sources import Source
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.cluster import ENCODE_CPUS, READ_CPUS, WRITE_CPUS, Pool
 from polar_ray.running.folder import Commit, RunFolder
+from polar_ray.running.scattering import Gather, ToRows, partitions
 from polar_ray.running.scoring import Score
 from polar_ray.running.stages import Encode, EncodeNext, Read, Write
 
 
-def context(recipe: Recipe) -> DataContext:
-    """Returns Ray Data's settings for a run."""
-    context = DataContext.get_current().copy()
-    # Every split becomes a block of its own: blocks are cut at rows, and a row is a split.
-    context.target_max_block_size = 1
-    context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = recipe.limits.no_progress_s
-    context.print_on_execution_start = False
-    return context
-
-
 def dataset(
-    recipe: Recipe, folder: RunFolder, sources: list[Source], committed: frozenset[str], pools: list[Pool]
+    recipe: Recipe,
+    folder: RunFolder,
+    files: list[InputFile],
+    sources: list[Source],
+    committed: frozenset[str],
+    pools: list[Pool],
 ) -> Dataset:
     """Returns the pipeline from sources to commit records; running it writes the parts.
 
     Args:
+        recipe: The recipe.
+        folder: Where the parts go.
+        files: All files of the input.
         sources: What is still to be read.
-        committed: Splits that are done; they are not read again.
+        committed: Splits that are done; they are not scored again.
         pools: One for each of the recipe's scorers.
     """
-    rows = [{"source": pickle.dumps(source)} for source in sources]
-    splits = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
-    splits = splits.map_batches(Read(recipe.input, committed), num_cpus=READ_CPUS, **_WHOLE)
-    return _score_and_write(splits, recipe, folder, pools)
+    with DataContext.current(_context(recipe)):
+        rows = [{"source": pickle.dumps(source)} for source in sources]
+        splits = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
+        if recipe.input.layout == "scattered":
+            splits = _gathered(splits, recipe, folder, files, committed)
+        else:
+            name, scorer = next(iter(recipe.named_scorers.items()))
+            splits = splits.map_batches(Read(recipe.input, committed), num_cpus=READ_CPUS, **_WHOLE)
+            splits = splits.map_batches(Encode(recipe.input, name, scorer), num_cpus=ENCODE_CPUS, **_WHOLE)
+        return _score_and_write(splits, recipe, folder, pools)
 
 
 def commits(dataset: Dataset) -> Iterator[Commit]:
@@ -50,11 +55,37 @@ def commits(dataset: Dataset) -> Iterator[Commit]:
             yield msgspec.json.decode(record, type=Commit)
 
 
+def _context(recipe: Recipe) -> DataContext:
+    """Ray Data's settings for a run."""
+    context = DataContext.get_current().copy()
+    # Blocks are cut between rows, and a row is a split: with this every split becomes a block of its own. Before a
+    # shuffle rows are candidates, and blocks are as large as splits.
+    context.target_max_block_size = recipe.input.split_bytes if recipe.input.layout == "scattered" else 1
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = recipe.limits.no_progress_s
+    context.print_on_execution_start = False
+    return context
+
+
+def _gathered(
+    sources: Dataset, recipe: Recipe, folder: RunFolder, files: list[InputFile], committed: frozenset[str]
+) -> Dataset:
+    """Reads scattered candidates and shuffles them into partitions of whole groups."""
+    count = partitions(files, recipe.input)
+    name, scorer = next(iter(recipe.named_scorers.items()))
+    splits = sources.map_batches(Read(recipe.input, frozenset()), num_cpus=READ_CPUS, **_WHOLE)
+    rows = splits.map_batches(ToRows(recipe.input, folder, count, committed), num_cpus=ENCODE_CPUS, **_WHOLE)
+    rows = rows.repartition(count, keys=["partition"])
+    gather = Gather(tuple(file.path for file in files), name, scorer)
+    return rows.map_batches(gather, num_cpus=ENCODE_CPUS, **_WHOLE)
+
+
 def _score_and_write(splits: Dataset, recipe: Recipe, folder: RunFolder, pools: list[Pool]) -> Dataset:
+    """Scores encoded splits with every scorer in turn, and writes them."""
     attempts = start_attempt_log()
     for index, ((name, scorer), pool) in enumerate(zip(recipe.named_scorers.items(), pools, strict=True)):
-        encode = Encode(recipe.input, name, scorer) if index == 0 else EncodeNext(name, scorer)
-        splits = splits.map_batches(encode, num_cpus=ENCODE_CPUS, **_WHOLE)
+        if index > 0:
+            splits = splits.map_batches(EncodeNext(name, scorer), num_cpus=ENCODE_CPUS, **_WHOLE)
         splits = splits.map_batches(
             Score,
             fn_constructor_args=(name, scorer, attempts, recipe.limits.max_attempts, pool.threads),

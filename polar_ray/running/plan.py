@@ -11,12 +11,11 @@ from polar_ray.data.parsing import parse_split
 from polar_ray.data.reading import RawSplit, read_source
 from polar_ray.data.sources import plan_sources
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.packing import packing
 from polar_ray.scorers.catalog import make_encoder
 
 SAMPLE_FILES = 4
 """Sources, spread over the input, whose first split is looked at."""
-PACKED = {"parquet": 2.5, "gzip": 3.0, "zstd": 3.5}
-"""Usual ratios of bytes in memory to bytes as stored, for text."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,8 @@ def plan(recipe: Recipe) -> Plan:
 
 def _sampled_share(files: list[InputFile], sampled: list[RawSplit]) -> float:
     """The share of the input, by bytes, that the sample is: exact for plain JSONL, a guess where bytes are packed."""
-    read = sum(len(raw.payload) / PACKED.get(_packing(files[raw.file_index]), 1.0) for raw in sampled)
+    read = sum(len(raw.payload) / packing(files[raw.file_index]) for raw in sampled)
     return min(1.0, read / max(1, sum(file.size for file in files)))
-
-
-def _packing(file: InputFile) -> str:
-    return file.format if file.format == "parquet" else file.compression or "none"
 
 
 def _estimate(share: float, candidates: int, tokens: int) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from polar_ray.data.listing import list_input
+from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import RunStalled
 from polar_ray.recipe.recipe import Recipe
@@ -21,7 +21,7 @@ from polar_ray.running.passes import NodeLossWatch, PassLost, run_pass
 from polar_ray.running.pipeline import dataset
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.tally import Tally
-from polar_ray.running.todo import Todo
+from polar_ray.running.todo import Todo, todo_of
 
 MAX_LOST_PASSES = 3
 """Passes in a row that may be lost without one commit between them."""
@@ -59,7 +59,7 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         if folder.is_finished():
             reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")
             return read_manifest(folder)
-        todo = Todo(plan_sources(files, recipe.input), folder.read_commits())
+        todo = todo_of(recipe.input, plan_sources(files, recipe.input), folder)
         tally = Tally(todo.commits)
         resumed = tally.splits
         if resumed:
@@ -67,7 +67,7 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         clock = ScoringClock(tally)
         reporter.begin(todo.done_share)
         try:
-            _score_all(recipe, folder, todo, tally, sized, reporter, clock)
+            _score_all(recipe, folder, files, todo, tally, sized, reporter, clock)
         finally:
             reporter.end()
     tally.check(recipe.limits, final=True)
@@ -97,6 +97,7 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
 def _score_all(
     recipe: Recipe,
     folder: RunFolder,
+    files: list[InputFile],
     todo: Todo,
     tally: Tally,
     sized: list[Pool],
@@ -108,15 +109,16 @@ def _score_all(
     while sources := todo.sources():
         clock.start()
         try:
-            pipeline = dataset(recipe, folder, sources, todo.committed, sized)
+            pipeline = dataset(recipe, folder, files, sources, todo.committed, sized)
             for commit in run_pass(pipeline, NodeLossWatch()):
-                if not todo.add(commit):
-                    continue
+                for new in todo.add(commit):
+                    tally.add(new)
                 lost = 0
-                tally.add(commit)
                 clock.tick(tally)
                 tally.check(recipe.limits)
                 reporter.update(tally, todo.done_share)
+            for new in todo.end_pass():
+                tally.add(new)
         except PassLost as reason:
             lost += 1
             if lost >= MAX_LOST_PASSES:

@@ -107,7 +107,7 @@ def pack(raw: RawSplit) -> Envelope:
 
 def unpack(envelope: Envelope) -> RawSplit:
     """Takes the raw split out of an envelope."""
-    raw = pickle.loads(envelope.parts["raw_split"])
+    raw: RawSplit = pickle.loads(envelope.parts["raw_split"])
     return replace(raw, payload=envelope.parts["raw"].to_pybytes())
 
 

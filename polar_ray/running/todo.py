@@ -4,7 +4,9 @@ from collections import defaultdict
 
 from polar_ray.data.sources import Source, split_id
 from polar_ray.errors import ConservationError
+from polar_ray.recipe.input import Input
 from polar_ray.running.folder import Commit, RunFolder
+from polar_ray.running.scattering import partitions
 
 
 class Todo:
@@ -41,10 +43,10 @@ class Todo:
             return 1.0
         return sum(self._size[index] * share for index, share in self._share_of_file.items()) / total
 
-    def add(self, commit: Commit) -> bool:
-        """Notes a commit; returns whether it is new (a pass that is tried again may report one twice)."""
+    def add(self, commit: Commit) -> list[Commit]:
+        """Notes a commit; returns what is new (a pass that is tried again may report one twice)."""
         if commit.split_id in self._commits:
-            return False
+            return []
         self._commits[commit.split_id] = commit
         index = commit.file_index
         self._of_file[index].append(commit)
@@ -57,7 +59,11 @@ class Todo:
         else:
             read = sum(other.input_bytes for other in self._of_file[index])
             self._share_of_file[index] = min(0.99, read / max(1, self._size[index]))
-        return True
+        return [commit]
+
+    def end_pass(self) -> list[Commit]:
+        """Is told that a pass came to its end; returns commits that were not reported."""
+        return []
 
     def sources(self) -> list[Source]:
         """Returns the sources that are not wholly committed."""
@@ -72,10 +78,9 @@ class Todo:
         missing = [source.file.path for source in self.sources()]
         sizes = {info.path.rsplit("/", 1)[-1]: info.size for info in folder.storage.list(folder.join("scores"))}
         removed = set(folder.read_records("duplicates", dict))
+        written = [commit for commit in self.commits if commit.part_bytes and commit.split_id not in removed]
         parts = [
-            commit.split_id
-            for commit in self.commits
-            if commit.split_id not in removed and sizes.get(f"part-{commit.split_id}.parquet") != commit.part_bytes
+            commit.split_id for commit in written if sizes.get(f"part-{commit.split_id}.parquet") != commit.part_bytes
         ]
         if missing or parts:
             raise ConservationError(
@@ -101,3 +106,68 @@ class Todo:
             before = known.get(source.file_index, 0)
             known[source.file_index] = None if source.splits is None or before is None else before + source.splits
         return known
+
+
+class ScatteredTodo(Todo):
+    """Keeps track of partitions. The splits that are read before the shuffle have commit records too.
+
+    Whether a partition is empty is known only after a shuffle, so nothing is left when every file has been read and
+    every row that was read has ended somewhere.
+    """
+
+    def __init__(self, sources: list[Source], commits: dict[str, Commit], partitions: int, folder: RunFolder) -> None:
+        super().__init__(sources, {})
+        self._partitions = partitions
+        self._folder = folder
+        self._reads: dict[str, Commit] = {}
+        self._note(commits)
+
+    @property
+    def commits(self) -> list[Commit]:
+        return [*self._reads.values(), *self._commits.values()]
+
+    @property
+    def done_share(self) -> float:
+        return min(1.0, len(self._commits) / self._partitions)
+
+    def add(self, commit: Commit) -> list[Commit]:
+        # The shuffle lies between reading and the first partition, so by now the records of all reads are there.
+        new = [] if self._reads else self._note(self._folder.read_commits())
+        return new + self._note({commit.split_id: commit})
+
+    def end_pass(self) -> list[Commit]:
+        return self._note(self._folder.read_commits())
+
+    def sources(self) -> list[Source]:
+        read: dict[int, set[int]] = defaultdict(set)
+        ends: dict[int, int] = {}
+        for commit in self._reads.values():
+            read[commit.file_index].add(commit.split_index)
+            if commit.last:
+                ends[commit.file_index] = commit.split_index + 1
+        files = {source.file_index for source in self._sources}
+        all_read = all(index in ends and len(read[index]) == ends[index] for index in files)
+        ended = sum(
+            commit.rows_in_groups + sum(commit.dead_letters.values()) + sum(commit.drops.values())
+            for commit in self.commits
+        )
+        done = all_read and ended == sum(commit.rows for commit in self._reads.values())
+        return [] if done else self._sources
+
+    def _note(self, commits: dict[str, Commit]) -> list[Commit]:
+        new = []
+        for split, commit in commits.items():
+            known = self._commits if split.startswith("scattered-") else self._reads
+            if split not in known:
+                known[split] = commit
+                new.append(commit)
+        return new
+
+
+def todo_of(config: Input, sources: list[Source], folder: RunFolder) -> Todo:
+    """Returns what is left of the run in the folder."""
+    commits = folder.read_commits()
+    if config.layout != "scattered":
+        return Todo(sources, commits)
+    files = list({source.file_index: source.file for source in sources}.values())
+    return ScatteredTodo(sources, commits, partitions(files, config), folder)

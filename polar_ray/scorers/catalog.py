@@ -26,6 +26,7 @@ class Entry:
 CATALOG: dict[str, Entry] = {
     "length": Entry("polar_ray.scorers.length:LengthScorer"),
     "text_closeness": Entry("polar_ray.scorers.text_closeness:TextClosenessScorer", needs_reference=True),
+    "custom": Entry("polar_ray.scorers.custom:CustomScorer"),
     "polar": Entry(
         "polar_ray.scorers.polar:PolarScorer",
         "polar_ray.scorers.polar_encoder:PolarEncoder",

@@ -37,7 +37,8 @@ class EncodedRows:
     ) -> None:
         """Adds a sequence: its ids are the parts, one after the other."""
         self._place(group, candidate, reference, status, None)
-        self._parts.extend(parts)
+        # numpy takes an empty list for floats.
+        self._parts.extend(part for part in parts if len(part))
         self._lengths.append(sum(len(part) for part in parts))
 
     def add_unscored(

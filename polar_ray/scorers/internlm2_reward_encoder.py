@@ -13,7 +13,7 @@ from polar_ray.models.chat_template import ChatTemplate
 from polar_ray.models.control_tokens import read_tokenizer_config
 from polar_ray.models.internlm2_tokens import REWARD_TOKEN, load_internlm2_tokens
 from polar_ray.recipe.scorers import InternLM2Reward
-from polar_ray.scorers.encoded import EncodedRows
+from polar_ray.scorers.encoded import EncodedRows, Ids
 from polar_ray.scorers.reward_encoder import RewardModelEncoder
 from polar_ray.scorers.texts import without_thinking
 
@@ -62,8 +62,8 @@ class InternLM2RewardEncoder(RewardModelEncoder):
         for group, (prompt, answers) in enumerate(work):
             start = np.concatenate([np.array([self._tokens.bos], np.int32), *self._turns(prompt, ids)])
             for candidate, answer in enumerate(answers):
-                parts = [start, *self._turns(answer, ids), [self._tokens.end]]
-                if sum(map(len, parts)) > self._max_length:
+                parts: list[Ids] = [start, *self._turns(answer, ids), [self._tokens.end]]
+                if sum(len(part) for part in parts) > self._max_length:
                     rows.add_unscored(group, candidate, Status.TOO_LONG)
                 else:
                     rows.add(group, candidate, parts)

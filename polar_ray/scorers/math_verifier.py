@@ -83,19 +83,19 @@ class MathVerifier:
             self._end()
 
     def _ask(self, request: list[str]) -> Verdict:
-        with self._lock:
-            if self._worker is not None and self._worker.poll() is not None:
-                # It ended while it had nothing to do, so nothing asked of it is to blame.
+        status = 0
+        # A process that died of something else than its time limit, perhaps while it was idle, gets a second try.
+        for _ in range(2):
+            with self._lock:
+                worker = self._worker or self._start()
+                line = _exchange(worker, json.dumps(request))
+                if line:
+                    return Verdict(bool(json.loads(line)))
+                status = worker.wait()
                 self._end()
-            worker = self._worker or self._start()
-            line = _exchange(worker, json.dumps(request))
-            if line:
-                return Verdict(bool(json.loads(line)))
-            status = worker.wait()
-            self._end()
-        if status == -signal.SIGPROF:
-            message = f"math-verify took more than {self._timeout_s:g} s of processor time"
-            return Verdict(False, Status.TIMEOUT, message)
+            if status == -signal.SIGPROF:
+                message = f"math-verify took more than {self._timeout_s:g} s of processor time"
+                return Verdict(False, Status.TIMEOUT, message)
         message = f"math-verify's process ended with status {status} on {request!r:.200}"
         return Verdict(False, Status.ERROR, message)
 

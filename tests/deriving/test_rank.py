@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polar_ray.deriving.rank import rank
@@ -33,11 +33,13 @@ def float_lists(rows: list[list[float | None] | None]) -> pa.ListArray:
     return pa.array(rows, pa.list_(pa.float32()))
 
 
+@settings(deadline=None)
 @given(LISTS)
 def test_a_rank_is_the_number_of_better_candidates(rows: list[list[float | None] | None]) -> None:
     assert rank(float_lists(rows)).to_pylist() == [plain_rank(row) for row in rows]
 
 
+@settings(deadline=None)
 @given(LISTS, st.data())
 def test_a_slice_is_ranked_like_its_rows(rows: list[list[float | None] | None], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(rows)))
@@ -46,6 +48,7 @@ def test_a_slice_is_ranked_like_its_rows(rows: list[list[float | None] | None], 
     assert ranked.to_pylist() == [plain_rank(row) for row in rows[start:stop]]
 
 
+@settings(deadline=None)
 @given(st.lists(LISTS, max_size=4))
 def test_chunks_are_ranked_like_one_array(chunks: list[list[list[float | None] | None]]) -> None:
     chunked = pa.chunked_array([float_lists(rows) for rows in chunks], pa.list_(pa.float32()))

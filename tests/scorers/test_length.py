@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polar_ray.data.group import GROUP_SCHEMA, Candidate, Group, Message, groups_to_table
@@ -25,6 +25,7 @@ def scorer() -> LengthScorer:
     return LengthScorer.from_config(Length())
 
 
+@settings(deadline=None)
 @given(GROUPS, st.data())
 def test_a_table_has_the_length_of_each_candidates_joined_text(groups: list[Group], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(groups)))

@@ -211,7 +211,7 @@ def test_a_slice_of_a_table_encodes_like_a_table_of_its_own() -> None:
 
 
 def test_ids_of_one_text_do_not_depend_on_the_table() -> None:
-    long = "the capital of China is Beijing and the answer is three " * 600
+    long = "the capital of China is Beijing and the answer is three " * 900
     groups = [plain_group("p", ["r"], ["o", long]), plain_group(long, ["r", long], ["o", long])]
     together = ENCODER.encode(groups_to_table(groups)).to_pylist()
     alone = [row for group in groups for row in ENCODER.encode(groups_to_table([group])).to_pylist()]

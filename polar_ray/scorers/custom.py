@@ -1,0 +1,51 @@
+"""Scorers that a recipe names by their path."""
+
+import hashlib
+import inspect
+import json
+from importlib import import_module
+
+from polar_ray.errors import RecipeError
+from polar_ray.recipe.scorers import Custom
+from polar_ray.scorers.text_scorer import TextScorer
+
+
+class CustomScorer:
+    """Finds and makes the class that a recipe names; what is used is that class itself."""
+
+    @staticmethod
+    def from_config(config: Custom) -> TextScorer:
+        """Makes the scorer.
+
+        Raises:
+            RecipeError: The class cannot be imported, is no ``TextScorer``, or does not take the settings.
+        """
+        cls = _find(config)
+        try:
+            return cls(**config.settings)
+        except TypeError as error:
+            raise RecipeError(f"scorer.settings do not fit {config.target}: {error}") from error
+
+    @staticmethod
+    def fingerprint(config: Custom) -> dict[str, str]:
+        """Returns the class, its settings and the hash of the file that defines it."""
+        source = inspect.getsourcefile(_find(config))
+        assert source is not None, "a class that was imported by its module's name has a file"
+        with open(source, "rb") as file:
+            code = hashlib.sha256(file.read()).hexdigest()
+        return {"target": config.target, "settings": json.dumps(config.settings, sort_keys=True), "code": code}
+
+
+def _find(config: Custom) -> type[TextScorer]:
+    module, name = config.target.split(":")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(
+            f"scorer.target {config.target} cannot be imported: {error}; the module must be installed on the workers, "
+            "or lie in the job's working directory"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, TextScorer)):
+        base = f"{TextScorer.__module__}.{TextScorer.__name__}"
+        raise RecipeError(f"scorer.target {config.target} is not a subclass of {base}")
+    return cls

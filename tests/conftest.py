@@ -1,0 +1,78 @@
+"""Shared by all tests: input of the tests' own making, and one Ray for the tests that need no other."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+
+TESTS = Path(__file__).parent
+SHARED = TESTS.parents[1] / "shared"
+
+# Worker processes must find tests/faulty.py, and Ray's memory monitor must not act on what other processes use.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+sys.path.insert(0, str(TESTS))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the repository; tests that use it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder with real data is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def embedded_ray() -> Iterator[None]:
+    """Ray on this machine, started as the command line starts it, shared by the tests that do not harm it."""
+    import ray
+
+    from polar_ray.recipe.run import Compute
+    from polar_ray.running.cluster import connected
+
+    assert not ray.is_initialized()
+    with connected(Compute()):
+        yield
+
+
+def rows(groups: int, candidates: int = 3, *, prompt: str = "question") -> list[dict[str, Any]]:
+    """Returns input rows in the ``groups`` layout; candidate ``c`` of group ``g`` has ``10 * g + c`` characters."""
+    return [
+        {
+            "prompt_id": f"p{group:04d}",
+            "prompt": [{"role": "user", "content": f"{prompt} {group}"}],
+            "reference": [{"role": "assistant", "content": f"answer {group}"}],
+            "candidates": [
+                {
+                    "candidate_id": f"c{candidate}",
+                    "messages": [{"role": "assistant", "content": "x" * (10 * group + candidate)}],
+                    "model": f"model-{candidate}",
+                }
+                for candidate in range(candidates)
+            ],
+            "lang": "en",
+        }
+        for group in range(groups)
+    ]
+
+
+def write_jsonl(path: Path, data: list[dict[str, Any]]) -> Path:
+    """Writes rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in data))
+    return path
+
+
+def write_parquet(path: Path, data: list[dict[str, Any]], row_group_size: int = 1000) -> Path:
+    """Writes rows as Parquet."""
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(data), path, row_group_size=row_group_size)
+    return path

@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+
+from polar_ray.data.glob import compile_glob
+from polar_ray.data.listing import list_input
+from polar_ray.data.storage import Storage
+from polar_ray.errors import InputError
+from polar_ray.recipe.input import Input
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def names(folder: Path | str, config: Input) -> list[str]:
+    return [file.path.removeprefix(f"{folder}/") for file in list_input(config)]
+
+
+def test_a_folder_stands_for_the_data_files_below_it(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jsonl", "a/c.parquet", "_SUCCESS", ".hidden.jsonl", "_temporary/x.jsonl", "a/.tmp-1")
+    assert names(tmp_path, Input(path=str(tmp_path))) == ["a/c.parquet", "b.jsonl"]
+
+
+def test_the_name_tells_format_and_compression(tmp_path: Path) -> None:
+    touch(tmp_path, "a.parquet", "b.jsonl", "c.json", "d.jsonl.gz", "e.json.zst")
+    listed = [(file.format, file.compression) for file in list_input(Input(path=str(tmp_path)))]
+    assert listed == [
+        ("parquet", None),
+        ("jsonl", None),
+        ("jsonl", None),
+        ("jsonl", "gzip"),
+        ("jsonl", "zstd"),
+    ]
+
+
+def test_a_list_of_paths_is_sorted_and_has_each_file_once(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jsonl", "a.jsonl")
+    paths = [str(tmp_path / "b.jsonl"), f"{tmp_path}/*.jsonl", str(tmp_path)]
+    assert names(tmp_path, Input(path=paths)) == ["a.jsonl", "b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("*.jsonl", ["a.jsonl", "b.jsonl"]),
+        ("**/*.jsonl", ["a.jsonl", "b.jsonl", "x/c.jsonl", "x/y/d.jsonl"]),
+        ("x/**", ["x/c.jsonl", "x/y/d.jsonl"]),
+        ("*/?.jsonl", ["x/c.jsonl"]),
+        ("[!a].jsonl", ["b.jsonl"]),
+        ("[a-b].jsonl", ["a.jsonl", "b.jsonl"]),
+    ],
+)
+def test_globs(tmp_path: Path, pattern: str, matches: list[str]) -> None:
+    touch(tmp_path, "a.jsonl", "b.jsonl", "x/c.jsonl", "x/y/d.jsonl", "x/_skip/e.jsonl")
+    assert names(tmp_path, Input(path=f"{tmp_path}/{pattern}")) == matches
+
+
+def test_a_name_with_brackets_is_found_as_it_is(tmp_path: Path) -> None:
+    touch(tmp_path, "run[1].jsonl")
+    assert names(tmp_path, Input(path=f"{tmp_path}/run[1].jsonl")) == ["run[1].jsonl"]
+
+
+def test_what_is_named_in_full_is_read_whatever_its_name(tmp_path: Path) -> None:
+    touch(tmp_path, "_x/_a.jsonl")
+    assert names(tmp_path, Input(path=f"{tmp_path}/_x/_a.jsonl")) == ["_x/_a.jsonl"]
+    assert names(tmp_path, Input(path=f"{tmp_path}/_x/_?.jsonl")) == ["_x/_a.jsonl"]
+
+
+def test_a_wildcard_does_not_cross_folders() -> None:
+    assert compile_glob("a/*").fullmatch("a/b")
+    assert not compile_glob("a/*").fullmatch("a/b/c")
+    assert compile_glob("a.b").fullmatch("a.b")
+    assert not compile_glob("a.b").fullmatch("axb")
+
+
+@pytest.mark.parametrize("path", ["none", "none/*.jsonl", "data/*.parquet"])
+def test_a_path_that_matches_nothing_is_an_error_that_says_what_was_looked_for(tmp_path: Path, path: str) -> None:
+    touch(tmp_path, "data/a.jsonl")
+    with pytest.raises(InputError, match="No files") as error:
+        list_input(Input(path=[f"{tmp_path}/data", f"{tmp_path}/{path}"]))
+    assert f"{tmp_path}/{path}" in str(error.value)
+
+
+def test_a_folder_of_hidden_files_only_says_that_they_were_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "_a.jsonl", ".b.jsonl")
+    with pytest.raises(InputError, match="2 were passed over"):
+        list_input(Input(path=str(tmp_path)))
+
+
+def test_an_unknown_suffix_is_an_error_unless_the_format_is_given(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl", "notes.txt")
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        list_input(Input(path=str(tmp_path)))
+    listed = list_input(Input(path=f"{tmp_path}/notes.txt", format="jsonl"))
+    assert [(file.format, file.compression) for file in listed] == [("jsonl", None)]
+
+
+def test_a_compressed_parquet_file_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a.parquet.gz")
+    with pytest.raises(InputError, match="compressed Parquet"):
+        list_input(Input(path=str(tmp_path)))
+
+
+def test_objects_are_listed_like_files(bucket: str) -> None:
+    storage = Storage.of(f"s3://{bucket}")
+    for name in ("in/b.jsonl", "in/a/c.parquet", "in/_SUCCESS", "other/d.jsonl"):
+        storage.write_atomic(storage.join(name), b"x")
+    root = f"s3://{bucket}"
+    assert names(root, Input(path=f"{root}/in")) == ["in/a/c.parquet", "in/b.jsonl"]
+    assert names(root, Input(path=f"{root}/*/*.jsonl")) == ["in/b.jsonl", "other/d.jsonl"]
+    assert names(root, Input(path=f"{root}/in/b.jsonl")) == ["in/b.jsonl"]
+    with pytest.raises(InputError, match="cannot be listed|No files"):
+        list_input(Input(path="s3://no-such-bucket-here/x"))

@@ -1,0 +1,269 @@
+import gzip
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from polar_ray.data.listing import list_input
+from polar_ray.data.raw_split import RawSplit
+from polar_ray.data.reading import read_source
+from polar_ray.data.reading_jsonl import Lines
+from polar_ray.data.sources import plan_sources
+from polar_ray.data.storage import Storage
+from polar_ray.recipe.input import Input
+
+ReadInput = Callable[..., Any]
+
+
+def rows(count: int, seed: int = 0) -> list[bytes]:
+    """Lines that do not compress well, so that a compressed file has many blocks."""
+    rng = random.Random(seed)
+    return [
+        json.dumps({"prompt_id": i, "prompt": rng.randbytes(rng.randrange(1000)).hex(), "candidates": ["x"]}).encode()
+        for i in range(count)
+    ]
+
+
+def read(path: Path | str, **options: Any) -> list[RawSplit]:
+    config = Input(path=str(path), **options)
+    return [raw for source in plan_sources(list_input(config), config) for raw in read_source(source, config)]
+
+
+def lines_of(raw: RawSplit) -> list[bytes]:
+    bounds = raw.offsets.tolist()
+    assert bounds[0] == 0
+    assert bounds[-1] == len(raw.payload)
+    return [raw.payload[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def compressed(kind: str, data: bytes, pieces: int) -> bytes:
+    """The data as several gzip members or zstd frames, one after another."""
+    size = -(-len(data) // pieces)
+    parts = [data[i : i + size] for i in range(0, len(data), size)]
+    if kind == "gz":
+        return b"".join(gzip.compress(part) for part in parts)
+    if kind == "zst":
+        return b"".join(zstandard.compress(part) for part in parts)
+    return data
+
+
+def test_a_split_has_at_most_split_rows_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"1\n22\r\n\n333\n4\n")
+    splits = read(tmp_path, split_rows=2)
+    assert [lines_of(split) for split in splits] == [[b"1\n", b"22\r\n"], [b"\n", b"333\n"], [b"4\n"]]
+    assert [split.split_id for split in splits] == ["00000-00000", "00000-00001", "00000-00002"]
+    assert [(split.row_start, split.rows, split.last) for split in splits] == [(0, 2, False), (2, 2, False), (4, 1, True)]
+    assert {split.kind for split in splits} == {"jsonl"}
+
+
+def test_a_split_has_at_most_split_bytes_but_never_cuts_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"12\n45\n7890123456\n1\n2\n")
+    splits = read(tmp_path, split_bytes=6)
+    assert [split.payload for split in splits] == [b"12\n45\n", b"7890123456\n", b"1\n2\n"]
+    assert [split.last for split in splits] == [False, False, True]
+
+
+@pytest.mark.parametrize("data", [b"1\n2", b"1\n2\n"])
+def test_the_last_line_may_lack_its_end(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.jsonl").write_bytes(data)
+    (split,) = read(tmp_path)
+    assert [line.strip() for line in lines_of(split)] == [b"1", b"2"]
+    assert [raw.last for raw in read(tmp_path, split_rows=1)] == [False, True]
+    assert [raw.last for raw in read(tmp_path, split_rows=2)] == [True]
+
+
+def test_an_empty_file_has_one_split_of_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    (split,) = read(tmp_path)
+    assert (split.rows, split.last, split.error) == (0, True, None)
+
+
+def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    line = '"a\u2028b\u2029c\x85d"'.encode() + b"\x0b\x0c\r\x1c\n"
+    (tmp_path / "a.jsonl").write_bytes(line * 3)
+    assert lines_of(read(tmp_path)[0]) == [line] * 3
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_a_compressed_file_gives_the_same_splits_as_the_plain_one(tmp_path: Path, kind: str, pieces: int) -> None:
+    data = b"\n".join(rows(3000))
+    plain, packed = tmp_path / "plain.jsonl", tmp_path / f"packed.jsonl.{kind}"
+    plain.write_bytes(data)
+    packed.write_bytes(compressed(kind, data, pieces))
+    expected = read(plain, split_rows=700, split_bytes=500_000)
+    splits = read(packed, split_rows=700, split_bytes=500_000)
+    assert len(splits) > 5
+    assert [split.payload for split in splits] == [split.payload for split in expected]
+    assert [split.last for split in splits] == [split.last for split in expected]
+
+
+def test_skippable_zstd_frames_are_skipped(tmp_path: Path) -> None:
+    frame = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+    (tmp_path / "a.jsonl.zst").write_bytes(frame + zstandard.compress(b"1\n") + frame)
+    assert read(tmp_path)[0].payload == b"1\n"
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_a_cut_file_gives_its_beginning_and_one_dead_letter(tmp_path: Path, read_input: ReadInput, kind: str) -> None:
+    lines = rows(4000)
+    data = b"\n".join(lines) + b"\n"
+    packed = compressed(kind, data, 2)
+    path = tmp_path / f"a.jsonl.{kind}"
+    path.write_bytes(packed[: len(packed) * 3 // 4])
+    result = read_input(Input(path=str(path), split_rows=500))
+    good = result.input_rows
+    assert good == list(range(len(good)))
+    assert len(good) >= 2700, "only the last decompressed block is lost"
+    assert result.reasons == [(len(good), "unreadable")]
+    (letter,) = result.dead_letters
+    assert letter["stage"] == "read"
+    assert lines[len(good)].startswith(letter["raw"]), "the readable beginning of the broken row is kept"
+    assert [raw.last for raw in result.raws] == [False] * (len(result.raws) - 1) + [True]
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_garbage_after_the_data_is_one_dead_letter(tmp_path: Path, read_input: ReadInput, kind: str) -> None:
+    data = b"\n".join(rows(50)) + b"\n"
+    (tmp_path / f"a.jsonl.{kind}").write_bytes(compressed(kind, data, 2) + b"garbage")
+    result = read_input(Input(path=str(tmp_path)))
+    assert result.input_rows == list(range(50))
+    assert result.reasons == [(50, "unreadable")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_a_file_that_is_not_compressed_as_its_name_says_is_one_dead_letter(
+    tmp_path: Path, read_input: ReadInput, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"\n".join(rows(50)))
+    assert read_input(Input(path=str(tmp_path))).reasons == [(0, "unreadable")]
+
+
+def test_a_file_that_vanished_is_one_dead_letter(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"1\n")
+    config = Input(path=str(path))
+    (source,) = plan_sources(list_input(config), config)
+    path.unlink()
+    (split,) = read_source(source, config)
+    assert split.rows == 0
+    assert "cannot be opened" in str(split.error)
+
+
+def test_a_storage_that_fails_is_no_damage(bucket: str) -> None:
+    storage = Storage.of(f"s3://{bucket}")
+    storage.write_atomic(storage.join("a.jsonl.zst"), zstandard.compress(b"1\n"))
+    config = Input(path=storage.join("a.jsonl.zst"))
+    (source,) = plan_sources(list_input(config), config)
+    elsewhere = config.model_copy(update={"storage_options": {"endpoint_url": "http://127.0.0.1:1"}})
+    with pytest.raises(OSError, match=r"127\.0\.0\.1|NETWORK|onnect"):
+        list(read_source(source, elsewhere))
+
+
+def test_committed_splits_are_left_out_and_the_others_are_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b"\n".join(rows(100))))
+    config = Input(path=str(tmp_path), split_rows=10)
+    (source,) = plan_sources(list_input(config), config)
+    everything = list(read_source(source, config))
+    skip = {"00000-00000", "00000-00003", "00000-00009"}
+    rest = list(read_source(source, config, skip))
+    expected = [split for split in everything if split.split_id not in skip]
+    assert [(split.split_id, split.row_start, split.payload) for split in rest] == [
+        (split.split_id, split.row_start, split.payload) for split in expected
+    ]
+
+
+def test_splits_are_read_from_an_object_store(bucket: str) -> None:
+    data = b"\n".join(rows(2000))
+    storage = Storage.of(f"s3://{bucket}")
+    storage.write_atomic(storage.join("in/a.jsonl.zst"), compressed("zst", data, 2))
+    storage.write_atomic(storage.join("in/b.jsonl"), data)
+    splits = read(f"s3://{bucket}/in", split_rows=300)
+    payload = {name: b"".join(s.payload for s in splits if s.file.endswith(name)) for name in ("a.jsonl.zst", "b.jsonl")}
+    assert payload == {"a.jsonl.zst": data, "b.jsonl": data}
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    lengths=st.lists(st.integers(0, 12), max_size=30),
+    final_newline=st.booleans(),
+    split_rows=st.integers(1, 6),
+    split_bytes=st.integers(1, 30),
+    data=st.data(),
+)
+def test_how_bytes_arrive_does_not_change_the_splits(
+    lengths: list[int], final_newline: bool, split_rows: int, split_bytes: int, data: st.DataObject
+) -> None:
+    text = b"\n".join(b"x" * length for length in lengths) + (b"\n" if final_newline else b"")
+
+    def split(chunks: list[bytes]) -> list[bytes]:
+        lines = Lines(split_rows, split_bytes)
+        out = []
+        for chunk in chunks:
+            lines.add(chunk)
+            while (count := lines.next_split()) is not None:
+                out.append(lines.take(count, copy=True)[0])
+        lines.finish()
+        while (count := lines.next_split(ended=True)) is not None:
+            out.append(lines.take(count, copy=True)[0])
+        return [*out, lines.take(lines.complete, copy=True)[0]]
+
+    def plainly() -> list[bytes]:
+        out: list[list[bytes]] = [[]]
+        for line in text.splitlines(keepends=True):
+            if out[-1] and (len(out[-1]) == split_rows or sum(map(len, out[-1])) + len(line) > split_bytes):
+                out.append([])
+            out[-1].append(line)
+        return [b"".join(lines) for lines in out]
+
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    chunks = [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True) if stop > start]
+    assert split(chunks) == plainly()
+
+
+def candidate_lines(prompts: list[int]) -> list[bytes]:
+    """One line per candidate: ``prompts`` says how many candidates each prompt has."""
+    return [
+        json.dumps({"prompt_id": i, "prompt": f"q{i}", "candidate_id": str(j), "messages": "x"}).encode()
+        for i, count in enumerate(prompts)
+        for j in range(count)
+    ]
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_a_prompt_is_never_cut(tmp_path: Path, read_input: ReadInput, with_ids: bool) -> None:
+    lines = candidate_lines([3, 3, 1, 7, 2, 2])
+    if not with_ids:
+        lines = [line.replace(b"prompt_id", b"_id") for line in lines]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    result = read_input(Input(path=str(tmp_path), layout="candidates", split_rows=4))
+    assert [raw.rows for raw in result.raws] == [6, 8, 4]
+    assert [len(candidates) for candidates in result.groups["candidates"].to_pylist()] == [3, 3, 1, 7, 2, 2]
+    assert result.dead_letters == []
+
+
+def test_a_line_that_is_no_candidate_does_not_end_a_prompt(tmp_path: Path, read_input: ReadInput) -> None:
+    lines = candidate_lines([3, 2])
+    lines[1:1] = [b"", b"{broken", lines[3].replace(b'"x"', b"null")]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    result = read_input(Input(path=str(tmp_path), layout="candidates", split_rows=1))
+    assert [raw.rows for raw in result.raws] == [6, 2]
+    assert result.reasons == [(2, "invalid_json"), (3, "messages_null")]
+    assert result.input_rows == [0, 6]
+
+
+def test_a_prompt_longer_than_a_chunk_is_kept_whole(tmp_path: Path, read_input: ReadInput) -> None:
+    lines = [
+        json.dumps({"prompt_id": i, "prompt": "q", "candidate_id": str(j), "messages": "x" * 30_000}).encode()
+        for i in range(2)
+        for j in range(80)
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    result = read_input(Input(path=str(tmp_path), layout="candidates", split_rows=7))
+    assert [raw.rows for raw in result.raws] == [80, 80]

@@ -1,0 +1,77 @@
+"""Scorers that misbehave on purpose, for the tests of faults. Each rewards a candidate's length where it behaves."""
+
+import os
+import time
+from pathlib import Path
+
+from polar_ray.data.group import Group
+from polar_ray.errors import CheckpointError
+from polar_ray.scorers.base import CandidateScore
+from polar_ray.scorers.text_scorer import TextScorer
+
+
+def by_length(group: Group) -> list[CandidateScore]:
+    return [CandidateScore(float(len(candidate.text))) for candidate in group.candidates]
+
+
+class Slow(TextScorer):
+    """Takes its time over every group."""
+
+    def __init__(self, seconds: float = 0.02) -> None:
+        self._seconds = seconds
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        time.sleep(self._seconds)
+        return by_length(group)
+
+
+class Poisoned(TextScorer):
+    """Dies, like a segmentation fault would make it, on any group whose prompt says ``poison``."""
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        if "poison" in group.prompt[0].content:
+            os._exit(139)
+        return by_length(group)
+
+
+class DiesOnce(TextScorer):
+    """Dies on its first group, once in the lifetime of a marker file."""
+
+    def __init__(self, marker: str) -> None:
+        self._marker = Path(marker)
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        if not self._marker.exists():
+            self._marker.touch()
+            os._exit(139)
+        return by_length(group)
+
+
+class Raises(TextScorer):
+    """Raises on groups whose prompt says ``bad``; with ``always`` on all."""
+
+    def __init__(self, always: bool = False) -> None:
+        self._always = always
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        if self._always or "bad" in group.prompt[0].content:
+            raise ValueError("no number in this answer")
+        return by_length(group)
+
+
+class CannotStart(TextScorer):
+    """Fails when it is made, as a scorer does whose model is broken."""
+
+    def __init__(self) -> None:
+        raise CheckpointError("model.safetensors has no v_head.weight")
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        raise AssertionError("is never made")
+
+
+class Hangs(TextScorer):
+    """Never comes back."""
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        time.sleep(3600)
+        return by_length(group)
