@@ -78,7 +78,7 @@ def _s3(root: str, options: dict[str, Any]) -> pafs.FileSystem:
         anonymous=bool(options.get("anon", False)),
         region=region,
         endpoint_override=endpoint,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=8),
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=5),
     )
 
 

@@ -20,16 +20,17 @@ from polar_ray.data.arrays import offsets
 
 def message_hashes(messages: pa.ListArray) -> list[bytes]:
     """Returns 16 bytes for each list of messages in an array of ``MESSAGES`` without nulls."""
-    ends = messages.offsets.to_numpy()
     role_at, roles = _text(messages.values.field("role"))
     content_at, contents = _text(messages.values.field("content"))
-    role_sizes, content_sizes = np.diff(role_at), np.diff(content_at)
+    role_sizes, content_sizes = memoryview(np.diff(role_at)).cast("B"), memoryview(np.diff(content_at)).cast("B")
+    # Plain integers: this loop runs once per candidate, and NumPy's scalars would take most of its time.
+    role_at, content_at = role_at.tolist(), content_at.tolist()
     hashes = []
-    for start, stop in pairwise(ends.tolist()):
+    for start, stop in pairwise(messages.offsets.to_pylist()):
         state = xxhash.xxh3_128(roles[role_at[start] : role_at[stop]])
         state.update(contents[content_at[start] : content_at[stop]])
-        state.update(role_sizes[start:stop].tobytes())
-        state.update(content_sizes[start:stop].tobytes())
+        state.update(role_sizes[8 * start : 8 * stop])
+        state.update(content_sizes[8 * start : 8 * stop])
         hashes.append(state.digest())
     return hashes
 

@@ -38,7 +38,8 @@ class _Rows:
 
     def between(self, start: int, stop: int) -> "_Rows":
         """Returns the rows that lie in a range."""
-        start, stop = max(start, self.start), min(stop, self.stop)
+        start = max(start, self.start)
+        stop = max(start, min(stop, self.stop))
         table = None if self.table is None else self.table.slice(start - self.start, stop - start)
         return _Rows(start, stop, table, self.error)
 
@@ -102,7 +103,8 @@ class _File:
                     row += table.num_rows
             except (OSError, pa.ArrowException) as error:
                 is_readable(self._storage, self._path)
-                yield _Rows(row, end, None, f"Rows {row} to {end - 1} cannot be decoded: {error}")
+                message = f"Rows {row} to {end - 1} cannot be decoded, so the rest of the split is given up: {error}"
+                yield _Rows(row, end, None, message)
 
     def _batches(self, index: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         group = self._groups[index]
@@ -128,9 +130,8 @@ def _cut(cuts: tuple[int, ...], stream: Iterator[_Rows]) -> Iterator[Part]:
             start, stop = cuts[index], cuts[index + 1]
             piece = rows.between(start, stop)
             # What follows a gap in a split is given up with it: its row numbers could not be told from the payload.
-            if piece.error is not None:
-                error = error or piece.error
-            elif error is None and piece.stop > piece.start:
+            if piece.stop > piece.start and error is None:
+                error = piece.error
                 held.append(piece)
             if rows.stop < stop:
                 break
@@ -152,8 +153,7 @@ def _cut_at_prompts(source: Source, config: Input, file: _File) -> Iterator[Part
     index, start, held, error = -1, source.row_start, list[_Rows](), None
     for rows in file.rows(source.row_start):
         if rows.table is None:
-            # Where rows are lost, so is the prompt before them; whatever follows starts a new one.
-            bounds, key = np.array([rows.start]), None
+            bounds, key = _lost_starts(file, rows, key_columns, key)
         else:
             starts, key = _prompt_starts(rows.table, key_columns, key)
             bounds = np.flatnonzero(starts) + rows.start
@@ -161,9 +161,8 @@ def _cut_at_prompts(source: Source, config: Input, file: _File) -> Iterator[Part
         while True:
             found = int(np.searchsorted(bounds, max(row, source.cuts[index + 1])))
             piece = rows.between(row, int(bounds[found]) if found < len(bounds) else rows.stop)
-            if piece.error is not None:
-                error = error or piece.error
-            elif error is None and piece.stop > piece.start:
+            if piece.stop > piece.start and error is None:
+                error = piece.error
                 held.append(piece)
             if found == len(bounds):
                 break
@@ -180,6 +179,22 @@ def _cut_at_prompts(source: Source, config: Input, file: _File) -> Iterator[Part
         if index >= 0:
             yield start, held, error
         index, start, held, error = index + 1, int(file.starts[-1]), [], None
+
+
+def _lost_starts(file: _File, rows: _Rows, columns: list[str], before: str | None) -> tuple[np.ndarray, str | None]:
+    """Returns where prompts start among rows that are lost, and the last key.
+
+    The keys alone may well be readable. When they are not, the lost rows and what follows them each start anew; every
+    source that looks at them comes to the same result.
+    """
+    if not columns:
+        return np.array([rows.start]), None
+    parts = [part.between(rows.start, rows.stop) for part in file.rows(rows.start, rows.stop, columns)]
+    tables = [part.table for part in parts if part.table is not None]
+    if len(tables) < len(parts):
+        return np.array([rows.start]), None
+    starts, key = _prompt_starts(pa.concat_tables(tables), columns, before)
+    return np.flatnonzero(starts) + rows.start, key
 
 
 def _key_before(file: _File, row: int, columns: list[str]) -> str | None:

@@ -207,7 +207,8 @@ def _messages(value: Any, what: str, name: str, role: str) -> tuple[Messages, li
         elif not isinstance(message_role, str):
             raise _wrong("role", f"{name}[{position}].role", message_role, "a string")
         messages.append((message_role, content))
-        only_known = only_known and message.keys() <= _MESSAGE_KEYS
+        if len(message) > 2 or (len(message) == 2 and "role" not in message):
+            only_known = False
     if only_known:
         return messages, None
     fields = [_further(message) for message in value]

@@ -1,8 +1,10 @@
-"""Remembers how often a split killed the process that scored it, and finds out which group it was."""
+"""What actors tell the driver beside their results: which split they are at, and that they could not start."""
 
 from dataclasses import dataclass, field
 
 import ray
+
+from polar_ray.errors import PolarRayError
 
 
 @dataclass
@@ -34,6 +36,15 @@ class AttemptLog:
 
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
+        self._failure: PolarRayError | None = None
+
+    def cannot_start(self, error: PolarRayError) -> None:
+        """Notes that a scorer could not be made. No actor will do better, so the driver stops the run."""
+        self._failure = self._failure or error
+
+    def failure(self) -> PolarRayError | None:
+        """Returns why a scorer could not be made, if one could not."""
+        return self._failure
 
     def begin(self, key: str) -> Attempt:
         """Notes that scoring of a split starts; an attempt that is still running has died."""

@@ -58,7 +58,8 @@ def _start_embedded() -> None:
             address="local",
             num_cpus=(os.cpu_count() or 1) + 1,
             include_dashboard=False,
-            logging_level="ERROR",
+            # What a worker raises reaches the driver as an exception; it need not be logged as well.
+            logging_level="CRITICAL",
             log_to_driver=False,
         )
     finally:
@@ -95,7 +96,11 @@ def pools(compute: Compute, scorers: list[ScorerConfig]) -> list[Pool]:
     Raises:
         ClusterTooSmall: Not even ``min`` actors of each scorer, with a CPU left for reading and writing, fit.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return pools_on([node["Resources"] for node in ray.nodes() if node["Alive"]], compute, scorers)
+
+
+def pools_on(nodes: list[dict[str, float]], compute: Compute, scorers: list[ScorerConfig]) -> list[Pool]:
+    """Returns the pool of each scorer on nodes with these resources; raises as ``pools``."""
     has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
     actors = [_actor(compute, scorer, has_gpus) for scorer in scorers]
     spare_cpus = sum(node.get("CPU", 0) for node in nodes) - 1

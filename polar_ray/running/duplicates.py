@@ -103,7 +103,7 @@ def _remove(
         letter = {
             "file": table.column("input_file")[row].as_py(),
             "row": table.column("input_row")[row].as_py(),
-            "stage": "duplicates",
+            "stage": "duplicate",
             "reason": "duplicate_row" if identical else "duplicate_prompt_id",
             "message": f"prompt_id {group.prompt_id[:200]!r} is taken by row {first.column('input_row')[0]} of "
             f"{first.column('input_file')[0]}",

@@ -85,5 +85,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {
         key: leaf
         for name, below in value.items()
-        for key, leaf in _flat(below, f"{prefix}.{name}" if prefix else name).items()
+        # A single scorer has an empty name.
+        for key, leaf in _flat(below, ".".join(filter(None, (prefix, name)))).items()
     }

@@ -63,7 +63,8 @@ def counts_of(tally: Tally) -> dict[str, Any]:
         "candidates": tally.candidates,
         "splits": tally.splits,
         "tokens": dict(tally.tokens),
-        "statuses": {name: dict(sorted(counts.items())) for name, counts in tally.statuses.items()},
+        # Unary plus leaves out a status of which the removal of duplicates left nothing.
+        "statuses": {name: dict(sorted((+counts).items())) for name, counts in tally.statuses.items()},
         "dead_letters": dict(sorted(tally.dead_letters.items())),
         "drops": dict(sorted(tally.drops.items())),
         "score_table_bytes": tally.part_bytes,

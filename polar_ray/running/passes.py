@@ -73,8 +73,13 @@ class KeepExecutor(ExecutionCallback):
         KeepExecutor.latest = executor
 
 
-def run_pass(dataset: Dataset, watch: NodeLossWatch) -> Iterator[Commit]:
+def run_pass(dataset: Dataset, attempts: Any, watch: NodeLossWatch) -> Iterator[Commit]:
     """Runs a pipeline and yields commit records.
+
+    Args:
+        dataset: From ``pipeline.dataset``.
+        attempts: The AttemptLog actor that the pipeline's actors talk to.
+        watch: Looks after the nodes.
 
     Raises:
         PassLost: Part of the cluster went away; the rest is worth another pass.
@@ -100,6 +105,9 @@ def run_pass(dataset: Dataset, watch: NodeLossWatch) -> Iterator[Commit]:
             try:
                 result = results.get(timeout=POLL_S)
             except queue.Empty:
+                failure = ray.get(attempts.failure.remote())
+                if failure is not None:
+                    raise failure from None
                 if watch.stuck():
                     raise PassLost("a node was lost and the rest of the cluster stood still") from None
                 continue

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import ray
@@ -10,7 +11,6 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from polar_ray.data.listing import InputFile
 from polar_ray.data.sources import Source
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.cluster import ENCODE_CPUS, READ_CPUS, WRITE_CPUS, Pool
 from polar_ray.running.folder import Commit, RunFolder
 from polar_ray.running.scattering import Gather, ToRows, partitions
@@ -25,6 +25,7 @@ def dataset(
     sources: list[Source],
     committed: frozenset[str],
     pools: list[Pool],
+    attempts: Any,
 ) -> Dataset:
     """Returns the pipeline from sources to commit records; running it writes the parts.
 
@@ -35,6 +36,7 @@ def dataset(
         sources: What is still to be read.
         committed: Splits that are done; they are not scored again.
         pools: One for each of the recipe's scorers.
+        attempts: The AttemptLog actor.
     """
     with DataContext.current(_context(recipe)):
         rows = [{"source": pickle.dumps(source)} for source in sources]
@@ -45,7 +47,7 @@ def dataset(
             name, scorer = next(iter(recipe.named_scorers.items()))
             splits = splits.map_batches(Read(recipe.input, committed), num_cpus=READ_CPUS, **_WHOLE)
             splits = splits.map_batches(Encode(recipe.input, name, scorer), num_cpus=ENCODE_CPUS, **_WHOLE)
-        return _score_and_write(splits, recipe, folder, pools)
+        return _score_and_write(splits, recipe, folder, pools, attempts)
 
 
 def commits(dataset: Dataset) -> Iterator[Commit]:
@@ -80,9 +82,8 @@ def _gathered(
     return rows.map_batches(gather, num_cpus=ENCODE_CPUS, **_WHOLE)
 
 
-def _score_and_write(splits: Dataset, recipe: Recipe, folder: RunFolder, pools: list[Pool]) -> Dataset:
+def _score_and_write(splits: Dataset, recipe: Recipe, folder: RunFolder, pools: list[Pool], attempts: Any) -> Dataset:
     """Scores encoded splits with every scorer in turn, and writes them."""
-    attempts = start_attempt_log()
     for index, ((name, scorer), pool) in enumerate(zip(recipe.named_scorers.items(), pools, strict=True)):
         if index > 0:
             splits = splits.map_batches(EncodeNext(name, scorer), num_cpus=ENCODE_CPUS, **_WHOLE)

@@ -75,27 +75,26 @@ class LogLines:
 
     def __init__(self, every_s: float = 5.0) -> None:
         self._every_s = every_s
-        self._last = 0.0
         self._rates: Rates | None = None
-        self._started = time.monotonic()
-        self._begun_at = 0.0
+        self._started = self._begun_at = self._last = 0.0
 
     def say(self, text: str) -> None:
         """Prints the line at once."""
         print(text, file=sys.stderr, flush=True)
 
     def begin(self, done_share: float) -> None:
-        """Starts the clock."""
-        self._started, self._begun_at = time.monotonic(), done_share
-        self._last = self._started
+        """Says that the scorer is being started, which can take a while."""
+        self.say(f"{done_share:6.1%} starting the scorer")
 
     def update(self, tally: Tally, done_share: float) -> None:
         """Prints a line if the last one is long enough ago."""
-        if self._rates is None:
-            # The first commit ends start-up: rates count from here.
-            self._rates = Rates(tally)
         now = time.monotonic()
-        if now - self._last < self._every_s:
+        if self._rates is None:
+            # The first commit ends start-up: rates and the time that is left count from here.
+            self._rates, self._started, self._begun_at, self._last = Rates(tally), now, done_share, now
+            self.say(f"{done_share:6.1%} first split committed")
+            return
+        if now - self._last < self._every_s and done_share < 1:
             return
         self._last = now
         share = max(done_share - self._begun_at, 1e-9)

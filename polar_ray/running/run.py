@@ -10,6 +10,7 @@ from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import RunStalled
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.clock import ScoringClock
 from polar_ray.running.cluster import Pool, connected, pools
 from polar_ray.running.duplicates import remove_duplicates
@@ -70,11 +71,12 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
             _score_all(recipe, folder, files, todo, tally, sized, reporter, clock)
         finally:
             reporter.end()
-    tally.check(recipe.limits, final=True)
     todo.check_complete(folder)
     row_per_candidate = recipe.input.layout != "groups"
     for removal in remove_duplicates(folder, todo.commits, row_per_candidate=row_per_candidate):
         tally.subtract(removal)
+    # Only now are all dead letters known: what counts as too many must not depend on how the input was split.
+    tally.check(recipe.limits, final=True)
     manifest = Manifest(
         recipe=_without_credentials(recipe),
         inputs=[{"path": file.path, **describe(file)} for file in files],
@@ -109,8 +111,9 @@ def _score_all(
     while sources := todo.sources():
         clock.start()
         try:
-            pipeline = dataset(recipe, folder, files, sources, todo.committed, sized)
-            for commit in run_pass(pipeline, NodeLossWatch()):
+            attempts = start_attempt_log()
+            pipeline = dataset(recipe, folder, files, sources, todo.committed, sized, attempts)
+            for commit in run_pass(pipeline, attempts, NodeLossWatch()):
                 for new in todo.add(commit):
                     tally.add(new)
                 lost = 0

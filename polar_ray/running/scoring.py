@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray
 
 from polar_ray.data.status import Status
+from polar_ray.errors import PolarRayError
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
 from polar_ray.running.attempts import Attempt
 from polar_ray.running.envelope import Envelope
@@ -33,10 +34,17 @@ class Score:
         self._name = name
         self._attempts = attempts
         self._max_attempts = max_attempts
-        self._scorer = make_scorer(config)
+        try:
+            self._scorer = make_scorer(config)
+        except PolarRayError as error:
+            # Raised from here it would come out as a page of Ray's own words; the driver asks for it instead.
+            ray.get(attempts.cannot_start.remote(error))
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Yields one block per split, with the split's scores in place of its ids."""
+        failure = ray.get(self._attempts.failure.remote())
+        if failure is not None:
+            raise failure
         for envelope in Envelope.of_block(block):
             started = time.perf_counter()
             encoded = f"encoded:{self._name}"

@@ -83,7 +83,9 @@ def _read_input(config: Input, skip: Collection[str] = ()) -> ReadInput:
     raws = [raw for source in sources for raw in read_source(source, config, skip)]
     parsed = [parse_split(raw, config) for raw in raws]
     for raw, split in zip(raws, parsed, strict=True):
-        assert split.rows == split.rows_in_groups + split.dead_letters.num_rows + sum(split.drops.values()), raw.split_id
+        assert split.rows == split.rows_in_groups + split.dead_letters.num_rows + sum(split.drops.values()), (
+            raw.split_id
+        )
         assert split.rows == raw.rows + (raw.error is not None)
         assert split.groups.schema == GROUP_SCHEMA
         assert split.dead_letters.schema == DEAD_LETTER_SCHEMA

@@ -95,9 +95,9 @@ def test_the_texts_of_every_group_are_those_of_its_line(shared: Path, read_input
             references = [[""]]
         assert [[message["content"] for message in reference] for reference in group["references"]] == references
         outputs = [output["content"] if isinstance(output, dict) else output for output in source["outputs"]]
-        assert [
-            [message["content"] for message in candidate["messages"]] for candidate in group["candidates"]
-        ] == list(map(texts, outputs))
+        assert [[message["content"] for message in candidate["messages"]] for candidate in group["candidates"]] == list(
+            map(texts, outputs)
+        )
 
 
 @pytest.mark.parametrize(

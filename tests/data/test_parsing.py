@@ -271,7 +271,17 @@ def test_text_becomes_one_message_with_the_role_of_its_place(parse_rows: Parse) 
 
 
 def test_text_is_kept_as_it_is(parse_rows: Parse) -> None:
-    texts = ["", " \n\t ", "a\x00b", "\ufeffx\u200b", "e\u0301", "\u202eשלום", "a\u2028b\x85c", "𠀀\ue000", "<|reward|>"]
+    texts = [
+        "",
+        " \n\t ",
+        "a\x00b",
+        "\ufeffx\u200b",
+        "e\u0301",
+        "\u202eשלום",
+        "a\u2028b\x85c",
+        "𠀀\ue000",
+        "<|reward|>",
+    ]
     group = parse_rows([row(candidates=texts, prompt=" x\n", reference="")]).groups.to_pylist()[0]
     assert [candidate["messages"][0]["content"] for candidate in group["candidates"]] == texts
     assert group["prompt"][0]["content"] == " x\n"

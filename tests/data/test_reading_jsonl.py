@@ -1,10 +1,12 @@
 import gzip
+import io
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -58,7 +60,11 @@ def test_a_split_has_at_most_split_rows_lines(tmp_path: Path) -> None:
     splits = read(tmp_path, split_rows=2)
     assert [lines_of(split) for split in splits] == [[b"1\n", b"22\r\n"], [b"\n", b"333\n"], [b"4\n"]]
     assert [split.split_id for split in splits] == ["00000-00000", "00000-00001", "00000-00002"]
-    assert [(split.row_start, split.rows, split.last) for split in splits] == [(0, 2, False), (2, 2, False), (4, 1, True)]
+    assert [(split.row_start, split.rows, split.last) for split in splits] == [
+        (0, 2, False),
+        (2, 2, False),
+        (4, 1, True),
+    ]
     assert {split.kind for split in splits} == {"jsonl"}
 
 
@@ -156,14 +162,22 @@ def test_a_file_that_vanished_is_one_dead_letter(tmp_path: Path) -> None:
     assert "cannot be opened" in str(split.error)
 
 
-def test_a_storage_that_fails_is_no_damage(bucket: str) -> None:
-    storage = Storage.of(f"s3://{bucket}")
-    storage.write_atomic(storage.join("a.jsonl.zst"), zstandard.compress(b"1\n"))
-    config = Input(path=storage.join("a.jsonl.zst"))
-    (source,) = plan_sources(list_input(config), config)
-    elsewhere = config.model_copy(update={"storage_options": {"endpoint_url": "http://127.0.0.1:1"}})
-    with pytest.raises(OSError, match=r"127\.0\.0\.1|NETWORK|onnect"):
-        list(read_source(source, elsewhere))
+class FailingStream(io.BytesIO):
+    """A connection that breaks after 1000 bytes."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() >= 1000:
+            raise OSError("connection reset")
+        return super().read(1000)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.zst", "jsonl.gz"])
+def test_a_storage_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    data = compressed(kind.removeprefix("jsonl").removeprefix("."), b"\n".join(rows(50)), 1)
+    (tmp_path / f"a.{kind}").write_bytes(data)
+    monkeypatch.setattr(Storage, "open_input", lambda self, path: pa.PythonFile(FailingStream(data), mode="r"))
+    with pytest.raises(OSError, match="connection reset"):
+        read(tmp_path)
 
 
 def test_committed_splits_are_left_out_and_the_others_are_unchanged(tmp_path: Path) -> None:
@@ -185,7 +199,9 @@ def test_splits_are_read_from_an_object_store(bucket: str) -> None:
     storage.write_atomic(storage.join("in/a.jsonl.zst"), compressed("zst", data, 2))
     storage.write_atomic(storage.join("in/b.jsonl"), data)
     splits = read(f"s3://{bucket}/in", split_rows=300)
-    payload = {name: b"".join(s.payload for s in splits if s.file.endswith(name)) for name in ("a.jsonl.zst", "b.jsonl")}
+    payload = {
+        name: b"".join(s.payload for s in splits if s.file.endswith(name)) for name in ("a.jsonl.zst", "b.jsonl")
+    }
     assert payload == {"a.jsonl.zst": data, "b.jsonl": data}
 
 

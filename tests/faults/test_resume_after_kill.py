@@ -1,0 +1,130 @@
+"""Law 2: a run that was killed anywhere and started again leaves what an undisturbed run leaves."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import rows, write_parquet
+from processes import command, commits, contents, gone, polar_ray, wait_for
+
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.run import run
+
+SPLITS = 20
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two files with a prompt that is in both, and a row that is no group."""
+    folder = tmp_path_factory.mktemp("inputs")
+    lines = [json.dumps(row) for row in rows(24)]
+    lines.insert(5, '{"prompt_id": "torn", "prompt": [{"role": "us')
+    (folder / "a.jsonl").write_text("\n".join(lines) + "\n")
+    more = [{**row, "prompt_id": f"q{index}"} for index, row in enumerate(rows(13))]
+    more[7]["prompt_id"] = "p0003"
+    write_parquet(folder / "b.parquet", more, row_group_size=4)
+    return folder
+
+
+def recipe_of(inputs: Path, output: Path, seconds: float) -> dict[str, Any]:
+    return {
+        "input": {"path": str(inputs), "split_rows": 2},
+        "scorer": {"kind": "custom", "target": "faulty:Slow", "settings": {"seconds": seconds}},
+        "output": {"path": str(output)},
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory, embedded_ray: None) -> Path:
+    """The folder of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    run(Recipe.of(recipe_of(inputs, folder, seconds=0)))
+    return folder
+
+
+def assert_same_as(undisturbed: Path, folder: Path) -> None:
+    """The same files with the same bytes, no prompt twice and none lost, and the same sums."""
+    assert contents(folder) == contents(undisturbed)
+    table = pq.read_table(folder / "scores")
+    ids = [f"p{index:04d}" for index in range(24)] + [f"q{index}" for index in range(13) if index != 7]
+    assert sorted(table["prompt_id"].to_pylist()) == sorted(ids)
+    manifest, expected = (json.loads((path / "manifest.json").read_text()) for path in (folder, undisturbed))
+    assert manifest["counts"] == expected["counts"]
+    assert manifest["conservation"] == {
+        "rows_read": 38,
+        "rows_in_groups": 36,
+        "dead_letters": 2,
+        "drops": 0,
+        "holds": True,
+    }
+
+
+def test_a_run_killed_twice_and_started_again_leaves_what_an_undisturbed_run_leaves(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(inputs, folder, seconds=0.2)))
+    before = 0
+    for attempt in range(2):
+        with command(polar_ray("run", str(recipe)), tmp_path / f"killed-{attempt}.log") as running:
+            wait_for("three more commits", lambda wanted=before + 3: commits(folder) >= wanted)
+            family = running.family()
+            running.popen.kill()
+            assert running.wait() == -signal.SIGKILL
+            gone(family)
+        before = commits(folder)
+        assert before < SPLITS
+        assert not (folder / "manifest.json").exists()
+    with command(polar_ray("run", str(recipe)), tmp_path / "resumed.log") as running:
+        assert running.wait() == 0, running.output
+        assert f"resuming: {before} splits" in running.output
+    assert_same_as(undisturbed, folder)
+    assert json.loads((folder / "manifest.json").read_text())["resumed_splits"] == before
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_can(
+    sent: signal.Signals, code: int, said: str, inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    description = recipe_of(inputs, folder, seconds=0.2)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(description))
+    with command(polar_ray("run", str(recipe)), tmp_path / "stopped.log") as running:
+        wait_for("three commits", lambda: commits(folder) >= 3)
+        family = running.family()
+        running.popen.send_signal(sent)
+        assert running.wait() == code, running.output
+        gone(family)
+        assert f"polar-ray: {said}; run the same command again to go on" in running.output
+        assert "Traceback" not in running.output
+    before = commits(folder)
+    assert before < SPLITS
+    assert not (folder / "manifest.json").exists()
+    manifest = run(Recipe.of(description))
+    assert manifest.resumed_splits == before
+    assert_same_as(undisturbed, folder)
+
+
+def test_a_run_killed_before_its_manifest_scores_nothing_again(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(undisturbed, folder)
+    (folder / "manifest.json").unlink()
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    manifest = run(Recipe.of(recipe_of(inputs, folder, seconds=0)))
+    assert manifest.resumed_splits == SPLITS
+    assert manifest.throughput == {"candidates_per_s": 0.0, "tokens_per_s": 0.0}
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert_same_as(undisturbed, folder)

@@ -1,0 +1,118 @@
+"""Processes that tests start, watch and kill, and what they left in a run's folder."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+PATIENCE_S = 120.0
+"""Seconds after which a test gives up waiting; nothing here takes a tenth of that on a quiet machine."""
+
+
+def wait_for(what: str, condition: Callable[[], bool], timeout_s: float = PATIENCE_S, every_s: float = 0.02) -> None:
+    """Waits until a condition holds.
+
+    Raises:
+        TimeoutError: It does not hold in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(every_s)
+
+
+@dataclass
+class Command:
+    """A running command whose output goes to a file."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def output(self) -> str:
+        """Returns standard output and error so far."""
+        return self.log.read_text(errors="replace")
+
+    def family(self) -> list[psutil.Process]:
+        """Returns the process and all that it has started, directly or not."""
+        me = psutil.Process(self.popen.pid)
+        return [me, *me.children(recursive=True)]
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """Returns the exit code."""
+        return self.popen.wait(timeout_s)
+
+
+@contextmanager
+def command(arguments: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[Command]:
+    """Starts a command with ``env`` on top of the environment; in the end nothing of it is left."""
+    with log.open("wb") as output:
+        popen = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **(env or {})}
+        )
+    running = Command(popen, log)
+    try:
+        yield running
+    finally:
+        if popen.poll() is None:
+            family = running.family()
+            kill(family)
+            popen.wait()
+            gone(family)
+
+
+def polar_ray(*arguments: str) -> list[str]:
+    """Returns the command line of ``polar-ray``."""
+    return [sys.executable, "-m", "polar_ray", *arguments]
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """Kills processes with SIGKILL; one that has ended is no error."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def gone(processes: list[psutil.Process]) -> None:
+    """Waits until processes have ended."""
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
+    assert not alive, f"still running: {alive}"
+
+
+def with_title(title: str, processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Returns the processes whose title, as Ray sets it, starts so."""
+    found = []
+    for process in processes:
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            # It ended while it was looked at.
+            continue
+        if words and words[0].startswith(title):
+            found.append(process)
+    return found
+
+
+def workers() -> list[psutil.Process]:
+    """Returns all that this process has started, Ray's workers included."""
+    return psutil.Process().children(recursive=True)
+
+
+def commits(folder: Path) -> int:
+    """Returns how many splits are committed in a run's folder."""
+    return len(list((folder / "_run" / "commits").glob("*.json")))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Returns the files of the score table and of the dead letters in a run's folder, by name."""
+    files = [path for name in ("scores", "dead_letters") for path in (folder / name).glob("*")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if not path.name.startswith(".tmp-")}

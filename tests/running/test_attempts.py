@@ -1,0 +1,64 @@
+"""The attempt log finds out which group kills the process that scores it."""
+
+import pytest
+
+from polar_ray.running.attempts import AttemptLog
+
+
+@pytest.fixture
+def log() -> AttemptLog:
+    return AttemptLog()
+
+
+def test_the_first_attempt_knows_of_no_death(log: AttemptLog) -> None:
+    attempt = log.begin("s")
+    assert (attempt.deaths, attempt.set_aside, attempt.probed, attempt.deaths_after_probe) == (0, [], False, 0)
+
+
+def test_an_attempt_that_never_came_back_is_a_death(log: AttemptLog) -> None:
+    deaths = [log.begin("s").deaths for _ in range(3)]
+    assert deaths == [0, 1, 2]
+
+
+def test_a_split_that_was_finished_starts_anew(log: AttemptLog) -> None:
+    log.begin("s")
+    log.begin("s")
+    log.finish("s")
+    assert log.begin("s").deaths == 0
+
+
+def test_splits_are_remembered_apart(log: AttemptLog) -> None:
+    log.begin("a")
+    assert log.begin("b").deaths == 0
+    assert log.begin("a").deaths == 1
+
+
+def test_the_group_that_was_scored_alone_when_the_process_died_is_set_aside(log: AttemptLog) -> None:
+    log.begin("s")
+    log.alone("s", 0)
+    log.alone("s", 3)
+    assert log.begin("s").set_aside == [3]
+    log.alone("s", 5)
+    assert log.begin("s").set_aside == [3, 5]
+
+
+def test_a_death_before_the_search_sets_no_group_aside(log: AttemptLog) -> None:
+    log.begin("s")
+    attempt = log.begin("s")
+    assert attempt.deaths == 1
+    assert attempt.set_aside == []
+
+
+def test_a_death_after_every_group_survived_alone_is_counted_apart(log: AttemptLog) -> None:
+    log.begin("s")
+    log.alone("s", 0)
+    log.probed("s")
+    attempt = log.begin("s")
+    assert (attempt.probed, attempt.set_aside, attempt.deaths_after_probe) == (True, [], 1)
+
+
+def test_finishing_a_split_twice_does_no_harm(log: AttemptLog) -> None:
+    log.begin("s")
+    log.finish("s")
+    log.finish("s")
+    assert log.begin("s").deaths == 0

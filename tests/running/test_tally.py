@@ -1,0 +1,164 @@
+"""The tally adds up commit records, and gives a hopeless run up."""
+
+import re
+from typing import Any
+
+import pytest
+
+from polar_ray.errors import ConservationError, ScoringError, TooManyDeadLetters
+from polar_ray.recipe.run import Limits
+from polar_ray.running.folder import Commit, Removal
+from polar_ray.running.manifest import conservation_of, counts_of
+from polar_ray.running.tally import Tally
+
+
+def commit(**changes: Any) -> Commit:
+    fields: dict[str, Any] = {
+        "split_id": "00000-00000",
+        "file": "f",
+        "file_index": 0,
+        "split_index": 0,
+        "last": False,
+        "rows": 10,
+        "rows_in_groups": 7,
+        "groups": 7,
+        "candidates": 14,
+        "dead_letters": {"invalid_json": 2},
+        "drops": {"blank_line": 1},
+        "statuses": {"": {"ok": 13, "error": 1}},
+        "errors": {"": "ValueError: no number"},
+        "tokens": {"": 100},
+        "seconds": {"read": 0.5},
+        "input_bytes": 1000,
+        "part_bytes": 300,
+    }
+    return Commit(**{**fields, **changes})
+
+
+def unscored(status: str, candidates: int, **changes: Any) -> Commit:
+    return commit(candidates=candidates, statuses={"": {status: candidates}}, **changes)
+
+
+def dead(rows: int, letters: int) -> Commit:
+    groups = rows - letters
+    return commit(rows=rows, rows_in_groups=groups, groups=groups, drops={}, dead_letters={"invalid_json": letters})
+
+
+def test_commits_add_up() -> None:
+    tally = Tally([commit(), commit(dead_letters={"invalid_json": 1, "prompt_null": 1}, statuses={"": {"ok": 14}})])
+    assert counts_of(tally) == {
+        "rows": 20,
+        "rows_in_groups": 14,
+        "groups": 14,
+        "candidates": 28,
+        "splits": 2,
+        "tokens": {"": 200},
+        "statuses": {"": {"error": 1, "ok": 27}},
+        "dead_letters": {"invalid_json": 3, "prompt_null": 1},
+        "drops": {"blank_line": 2},
+        "score_table_bytes": 600,
+    }
+    assert tally.seconds == {"read": 1.0}
+    assert tally.dead_letter_count == 4
+
+
+def test_rewards_are_counted_by_status() -> None:
+    tally = Tally([commit(statuses={"": {"ok": 3, "truncated": 2, "no_reference": 4, "error": 5}})])
+    assert tally.rewards("") == 5
+
+
+def test_rows_read_are_rows_in_groups_and_dead_letters_and_drops() -> None:
+    assert conservation_of(Tally([commit()])) == {
+        "rows_read": 10,
+        "rows_in_groups": 7,
+        "dead_letters": 2,
+        "drops": 1,
+        "holds": True,
+    }
+
+
+@pytest.mark.parametrize("change", [{"rows": 11}, {"rows": 9}, {"drops": {}}, {"dead_letters": {}}])
+def test_a_row_lost_or_doubled_breaks_conservation(change: dict[str, Any]) -> None:
+    with pytest.raises(ConservationError, match="rows were lost or doubled"):
+        conservation_of(Tally([commit(**change)]))
+
+
+def test_duplicates_that_are_removed_become_dead_letters_and_nothing_is_lost() -> None:
+    tally = Tally([commit(), commit()])
+    tally.subtract(
+        Removal(
+            groups=2,
+            candidates=4,
+            dead_letters={"duplicate_row": 1, "duplicate_prompt_id": 1},
+            statuses={"": {"ok": 3, "error": 1}},
+            tokens={"": 30},
+        )
+    )
+    counts = counts_of(tally)
+    assert (counts["groups"], counts["candidates"], counts["tokens"]) == (12, 24, {"": 170})
+    assert counts["statuses"] == {"": {"error": 1, "ok": 23}}
+    assert counts["dead_letters"] == {"duplicate_prompt_id": 1, "duplicate_row": 1, "invalid_json": 4}
+    assert conservation_of(tally)["holds"]
+
+
+def test_a_status_of_which_nothing_is_left_is_not_listed() -> None:
+    tally = Tally([commit(statuses={"": {"ok": 13, "error": 1}})])
+    tally.subtract(
+        Removal(groups=1, candidates=1, dead_letters={"duplicate_row": 1}, statuses={"": {"error": 1}}, tokens={"": 0})
+    )
+    assert counts_of(tally)["statuses"] == {"": {"ok": 13}}
+
+
+def test_a_share_of_dead_letters_counts_only_after_a_thousand_rows_or_at_the_end() -> None:
+    limits = Limits(max_dead_letters=0.1)
+    Tally([dead(999, 500)]).check(limits)
+    with pytest.raises(TooManyDeadLetters):
+        Tally([dead(999, 500)]).check(limits, final=True)
+    with pytest.raises(TooManyDeadLetters):
+        Tally([dead(1000, 101)]).check(limits)
+    Tally([dead(1000, 100)]).check(limits, final=True)
+
+
+def test_a_number_of_dead_letters_counts_at_once() -> None:
+    limits = Limits(max_dead_letters=5)
+    Tally([dead(10, 5)]).check(limits)
+    with pytest.raises(TooManyDeadLetters):
+        Tally([dead(10, 6)]).check(limits)
+
+
+def test_no_dead_letters_at_all_may_be_asked_for() -> None:
+    with pytest.raises(TooManyDeadLetters):
+        Tally([dead(10, 1)]).check(Limits(max_dead_letters=0), final=True)
+
+
+def test_too_many_dead_letters_are_told_with_the_commonest_reasons_and_a_remedy() -> None:
+    tally = Tally([commit(rows=20, dead_letters={"invalid_json": 9, "prompt_null": 3})])
+    expected = re.escape(
+        "12 of the 20 rows read became dead letters (invalid_json 9, prompt_null 3), more than "
+        "limits.max_dead_letters=0.5 allows; look at dead_letters/"
+    )
+    with pytest.raises(TooManyDeadLetters, match=expected):
+        tally.check(Limits(), final=True)
+
+
+def test_a_run_without_one_reward_is_given_up_after_a_hundred_candidates_or_at_the_end() -> None:
+    tally = Tally([unscored("error", 99)])
+    tally.check(Limits())
+    with pytest.raises(ScoringError, match="none of the 99 candidates so far has a reward; the status is mostly error"):
+        tally.check(Limits(), final=True)
+    with pytest.raises(ScoringError, match="ValueError: no number"):
+        Tally([unscored("error", 100)]).check(Limits())
+
+
+def test_one_reward_is_enough_to_go_on() -> None:
+    Tally([commit(candidates=100, statuses={"": {"error": 99, "truncated": 1}})]).check(Limits(), final=True)
+
+
+def test_one_of_several_scorers_without_a_reward_is_named() -> None:
+    statuses = {"length": {"ok": 100}, "polar": {"no_reference": 100}}
+    with pytest.raises(ScoringError, match=r"from polar; .*name the column in input\.columns\.reference"):
+        Tally([commit(candidates=100, statuses=statuses, errors={})]).check(Limits())
+
+
+def test_an_input_without_candidates_is_no_failure_of_the_scorer() -> None:
+    Tally([commit(candidates=0, statuses={"": {}})]).check(Limits(), final=True)
