@@ -22,7 +22,7 @@ def message_hashes(messages: pa.ListArray) -> list[bytes]:
     """Returns 16 bytes for each list of messages in an array of ``MESSAGES`` without nulls."""
     role_at, roles = _text(messages.values.field("role"))
     content_at, contents = _text(messages.values.field("content"))
-    role_sizes, content_sizes = memoryview(np.diff(role_at)).cast("B"), memoryview(np.diff(content_at)).cast("B")
+    role_sizes, content_sizes = np.diff(role_at).tobytes(), np.diff(content_at).tobytes()
     # Plain integers: this loop runs once per candidate, and NumPy's scalars would take most of its time.
     role_at, content_at = role_at.tolist(), content_at.tolist()
     hashes = []

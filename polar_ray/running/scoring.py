@@ -34,17 +34,18 @@ class Score:
         self._name = name
         self._attempts = attempts
         self._max_attempts = max_attempts
+        self._failure: PolarRayError | None = None
         try:
             self._scorer = make_scorer(config)
         except PolarRayError as error:
             # Raised from here it would come out as a page of Ray's own words; the driver asks for it instead.
             ray.get(attempts.cannot_start.remote(error))
+            self._failure = error
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Yields one block per split, with the split's scores in place of its ids."""
-        failure = ray.get(self._attempts.failure.remote())
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            raise self._failure
         for envelope in Envelope.of_block(block):
             started = time.perf_counter()
             encoded = f"encoded:{self._name}"

@@ -312,7 +312,8 @@ def test_references(parse_rows: Parse, fields: dict[str, Any], references: list[
 
 
 def test_unknown_columns_are_carried_with_every_digit(parse_rows: Parse) -> None:
-    extra = b'"big": 123456789012345678901234567890, "f": 1.500, "e": 1E+3, "z": -0, "list": [ 1.0 , "\\u00e9\\/" ], "n": null'
+    extra = b'"big": 123456789012345678901234567890, "f": 1.500, "e": 1E+3, "z": -0, '
+    extra += b'"list": [ 1.0 , "\\u00e9\\/" ], "n": null'
     group = parse_rows([line()[:-1] + b", " + extra + b"}"]).groups.to_pylist()[0]
     assert group["extra"] == (
         '{"big":123456789012345678901234567890,"e":1E+3,"f":1.500,"list":[1.0,"é/"],"n":null,"z":-0}'

@@ -3,6 +3,7 @@ import io
 import json
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def lines_of(raw: RawSplit) -> list[bytes]:
     bounds = raw.offsets.tolist()
     assert bounds[0] == 0
     assert bounds[-1] == len(raw.payload)
-    return [raw.payload[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [raw.payload[start:stop] for start, stop in pairwise(bounds)]
 
 
 def compressed(kind: str, data: bytes, pieces: int) -> bytes:
