@@ -33,7 +33,7 @@ def run(
     show: Annotated[int, typer.Option("--show", help="Show this many ranked groups at the end.")] = 0,
 ) -> None:
     """Score a dataset of generations. The same command again resumes an interrupted run."""
-    from polar_ray.data.scores import head
+    from polar_ray.data.scores import sample
     from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.progress import reporter
     from polar_ray.running.run import run as run_recipe
@@ -42,7 +42,7 @@ def run(
     resolved = Recipe.load(recipe, overrides)
     manifest = run_recipe(resolved, fresh=fresh, reporter=reporter())
     if show:
-        print_groups(head(resolved.output.path, show, storage_options=resolved.output.storage_options))
+        print_groups(sample(resolved.output.path, show, storage_options=resolved.output.storage_options))
     print_manifest(manifest, resolved.output.path)
 
 
@@ -61,13 +61,13 @@ def show(
     run: RunPath, groups: Annotated[int, typer.Option("--groups", "-n", help="Ranked groups to show.")] = 3
 ) -> None:
     """Show a finished run: the manifest's figures and a few groups with their candidates in ranked order."""
-    from polar_ray.data.scores import head
+    from polar_ray.data.scores import sample
     from polar_ray.running.folder import RunFolder
     from polar_ray.running.manifest import read_manifest
     from polar_ray.showing import print_groups, print_manifest
 
     manifest = read_manifest(RunFolder.of(run))
-    print_groups(head(run, groups))
+    print_groups(sample(run, groups))
     print_manifest(manifest, run)
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.folder import Commit
 
 TESTS = Path(__file__).parent
 TINY_POLAR = {
@@ -41,9 +42,35 @@ def score_table(output: Path) -> pa.Table:
 
 def dead_letters(output: Path) -> list[dict[str, Any]]:
     """Returns all dead letters, in the order of the parts' names."""
-    return [letter for path in sorted((output / "dead_letters").glob("*")) for letter in pq.read_table(path).to_pylist()]
+    return [
+        letter for path in sorted((output / "dead_letters").glob("*")) for letter in pq.read_table(path).to_pylist()
+    ]
 
 
 def files_below(folder: Path) -> set[str]:
     """Returns the relative paths of all files below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def commit(**changes: Any) -> Commit:
+    """Returns the record of a split of ten rows: seven groups of two candidates, two dead letters, a blank line."""
+    fields: dict[str, Any] = {
+        "split_id": "00000-00000",
+        "file": "f",
+        "file_index": 0,
+        "split_index": 0,
+        "last": False,
+        "rows": 10,
+        "rows_in_groups": 7,
+        "groups": 7,
+        "candidates": 14,
+        "dead_letters": {"invalid_json": 2},
+        "drops": {"blank_line": 1},
+        "statuses": {"": {"ok": 13, "error": 1}},
+        "errors": {"": "ValueError: no number"},
+        "tokens": {"": 100},
+        "seconds": {"read": 0.5},
+        "input_bytes": 1000,
+        "part_bytes": 300,
+    }
+    return Commit(**{**fields, **changes})

@@ -1,5 +1,6 @@
 """Reading a score table."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,9 +57,14 @@ def read_scores(
     return dataset.to_table(columns=None if columns is None else list(columns))
 
 
-def head(run: str, groups: int, *, storage_options: dict[str, Any] | None = None) -> pa.Table:
-    """Returns the first groups of a run's score table; see ``open_scores`` for errors."""
-    return open_scores(run, storage_options=storage_options).head(groups)
+def sample(run: str, groups: int, *, storage_options: dict[str, Any] | None = None) -> pa.Table:
+    """Returns a few groups of a run's score table, spread over its parts; see ``open_scores`` for errors."""
+    dataset = open_scores(run, storage_options=storage_options)
+    parts = list(dataset.get_fragments())
+    chosen = [parts[len(parts) * place // groups] for place in range(groups)]
+    each = Counter(part.path for part in chosen)
+    tables = [part.head(each[part.path]) for part in dict.fromkeys(chosen)]
+    return pa.concat_tables([dataset.schema.empty_table(), *tables])
 
 
 def scorer_names(schema: pa.Schema) -> list[str]:

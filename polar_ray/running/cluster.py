@@ -103,23 +103,24 @@ def pools_on(nodes: list[dict[str, float]], compute: Compute, scorers: list[Scor
     """Returns the pool of each scorer on nodes with these resources; raises as ``pools``."""
     has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
     actors = [_actor(compute, scorer, has_gpus) for scorer in scorers]
-    spare_cpus = sum(node.get("CPU", 0) for node in nodes) - 1
-    result = []
-    for index, (cpus, gpus) in enumerate(actors):
-        others = sum(compute.actors.min * other_cpus for other_cpus, _ in actors[index + 1 :])
-        room = _room(nodes, cpus, gpus)
-        by_cpus = int((spare_cpus - others) / cpus + 1e-9)
-        initial = min(compute.actors.max, room, by_cpus)
-        if initial < compute.actors.min:
-            raise ClusterTooSmall(
-                f"compute.actors.min={compute.actors.min} actors of {cpus:g} CPU and {gpus:g} GPU, and 1 CPU for "
-                f"reading and writing, do not fit: the cluster has {_total(nodes, 'CPU'):g} CPU and "
-                f"{_total(nodes, 'GPU'):g} GPU on {len(nodes)} node(s); lower compute.cpus_per_actor, "
-                "compute.gpus_per_actor or compute.actors.min, or add nodes"
-            )
-        spare_cpus -= initial * cpus
-        result.append(Pool(cpus, gpus, compute.actors.min, initial, compute.actors.max))
-    return result
+    room = _Room(nodes)
+    initial = [0] * len(actors)
+    # First what every scorer needs, then in turn what it may have more.
+    for count in range(1, compute.actors.max + 1):
+        for index, (cpus, gpus) in enumerate(actors):
+            if initial[index] == count - 1 and room.take(cpus, gpus):
+                initial[index] = count
+            elif count <= compute.actors.min:
+                raise ClusterTooSmall(
+                    f"compute.actors.min={compute.actors.min} actors of {cpus:g} CPU and {gpus:g} GPU for each of "
+                    f"{len(actors)} scorer(s), and 1 CPU for reading and writing, do not fit: the cluster has "
+                    f"{_total(nodes, 'CPU'):g} CPU and {_total(nodes, 'GPU'):g} GPU on {len(nodes)} node(s); lower "
+                    "compute.cpus_per_actor, compute.gpus_per_actor or compute.actors.min, or add nodes"
+                )
+    return [
+        Pool(cpus, gpus, compute.actors.min, started, compute.actors.max)
+        for (cpus, gpus), started in zip(actors, initial, strict=True)
+    ]
 
 
 def alive_nodes() -> frozenset[str]:
@@ -136,14 +137,25 @@ def _actor(compute: Compute, scorer: ScorerConfig, has_gpus: bool) -> tuple[floa
     return compute.cpus_per_actor, 1.0 if has_gpus or scorer.device == "cuda" else 0.0
 
 
-def _room(nodes: list[dict[str, float]], cpus: float, gpus: float) -> int:
-    """How many actors fit on the nodes, each actor whole on one node."""
+class _Room:
+    """What is left of the nodes' CPUs and GPUs while actors are placed, each whole on one node."""
 
-    def on(node: dict[str, float]) -> int:
-        fits = int(node.get("CPU", 0) / cpus + 1e-9)
-        return fits if gpus == 0 else min(fits, int(node.get("GPU", 0) / gpus + 1e-9))
+    def __init__(self, nodes: list[dict[str, float]]) -> None:
+        # Nodes without GPUs first, so that actors that need none leave them to the others.
+        self._nodes = sorted(([node.get("CPU", 0), node.get("GPU", 0)] for node in nodes), key=lambda node: node[1])
+        self._spare_cpus = sum(cpus for cpus, _ in self._nodes) - 1
 
-    return sum(on(node) for node in nodes)
+    def take(self, cpus: float, gpus: float) -> bool:
+        """Places an actor if there is room for it."""
+        if cpus > self._spare_cpus + 1e-9:
+            return False
+        for node in self._nodes:
+            if cpus <= node[0] + 1e-9 and gpus <= node[1] + 1e-9:
+                node[0] -= cpus
+                node[1] -= gpus
+                self._spare_cpus -= cpus
+                return True
+        return False
 
 
 def _total(nodes: list[dict[str, float]], resource: str) -> float:

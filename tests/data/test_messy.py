@@ -41,7 +41,6 @@ POLICY = {
     "row_split_in_two_part2": "duplicate_prompt_id",
     "whitespace_twin": GROUP,
 }
-PARSE_STAGE = {"unparseable"}
 
 
 def messy_input(path: Path, **options: Any) -> Input:

@@ -10,29 +10,7 @@ from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import Commit, Removal
 from polar_ray.running.manifest import conservation_of, counts_of
 from polar_ray.running.tally import Tally
-
-
-def commit(**changes: Any) -> Commit:
-    fields: dict[str, Any] = {
-        "split_id": "00000-00000",
-        "file": "f",
-        "file_index": 0,
-        "split_index": 0,
-        "last": False,
-        "rows": 10,
-        "rows_in_groups": 7,
-        "groups": 7,
-        "candidates": 14,
-        "dead_letters": {"invalid_json": 2},
-        "drops": {"blank_line": 1},
-        "statuses": {"": {"ok": 13, "error": 1}},
-        "errors": {"": "ValueError: no number"},
-        "tokens": {"": 100},
-        "seconds": {"read": 0.5},
-        "input_bytes": 1000,
-        "part_bytes": 300,
-    }
-    return Commit(**{**fields, **changes})
+from runs import commit
 
 
 def unscored(status: str, candidates: int, **changes: Any) -> Commit:

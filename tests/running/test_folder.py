@@ -1,0 +1,84 @@
+"""A run's folder is deleted only if it is one, and nothing else in it is."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from polar_ray.errors import NotARun, NotFinished
+from polar_ray.running.folder import RunFolder
+from polar_ray.running.manifest import read_manifest
+from runs import commit, files_below
+
+
+def make_run(path: Path, *, finished: bool = True) -> RunFolder:
+    names = [
+        "scores/part-00000-00000.parquet",
+        "dead_letters/part-00000-00000.parquet",
+        "_run/commits/00000-00000.json",
+    ]
+    for name in [*names, "_run/run.json", *(["manifest.json"] if finished else [])]:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(msgspec.json.encode(commit()) if "commits" in name else b"{}")
+    return RunFolder.of(str(path))
+
+
+def test_the_parts_of_a_split_have_their_places(tmp_path: Path) -> None:
+    folder = RunFolder.of(str(tmp_path) + "/")
+    assert folder.part("00001-00002") == f"{tmp_path}/scores/part-00001-00002.parquet"
+    assert folder.dead_letters("00001-00002") == f"{tmp_path}/dead_letters/part-00001-00002.parquet"
+    assert folder.commit("00001-00002") == f"{tmp_path}/_run/commits/00001-00002.json"
+    assert folder.manifest == f"{tmp_path}/manifest.json"
+
+
+def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert RunFolder.of("out/run").path == f"{tmp_path}/out/run"
+
+
+def test_a_url_stays_as_it_is() -> None:
+    assert RunFolder.of("s3://bucket/out/").join("scores") == "s3://bucket/out/scores"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_clearing_deletes_the_run_and_nothing_else(tmp_path: Path, finished: bool) -> None:
+    folder = make_run(tmp_path, finished=finished)
+    (tmp_path / "notes.txt").write_text("mine")
+    folder.clear()
+    assert files_below(tmp_path) == {"notes.txt"}
+    assert not folder.is_run()
+
+
+def test_a_folder_that_is_no_run_is_not_cleared(tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "football.csv").write_text("1:0")
+    with pytest.raises(NotARun, match="holds files but no run of polar_ray"):
+        RunFolder.of(str(tmp_path)).clear()
+    assert files_below(tmp_path) == {"scores/football.csv"}
+
+
+def test_an_empty_folder_or_none_can_be_cleared(tmp_path: Path) -> None:
+    RunFolder.of(str(tmp_path)).clear()
+    RunFolder.of(str(tmp_path / "nowhere")).clear()
+    assert files_below(tmp_path) == set()
+
+
+def test_what_a_killed_writer_left_does_not_make_a_folder_foreign(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-0123").write_text("half")
+    RunFolder.of(str(tmp_path)).check_free()
+
+
+def test_commits_are_read_by_split(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    assert folder.read_commits() == {"00000-00000": commit()}
+
+
+def test_a_run_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
+    assert make_run(tmp_path / "a").is_finished()
+    unfinished = make_run(tmp_path / "b", finished=False)
+    assert unfinished.is_run()
+    assert not unfinished.is_finished()
+    with pytest.raises(NotFinished, match="has not finished; run its recipe again"):
+        read_manifest(unfinished)
+    with pytest.raises(NotARun, match=r"it has no manifest\.json"):
+        read_manifest(RunFolder.of(str(tmp_path / "c")))

@@ -1,0 +1,96 @@
+"""How many actors fit on a cluster."""
+
+import pytest
+
+from polar_ray.errors import ClusterTooSmall
+from polar_ray.recipe.run import Compute
+from polar_ray.recipe.scorers import Length, Polar, ScorerConfig
+from polar_ray.running.cluster import alive_nodes, pools, pools_on
+
+Nodes = list[dict[str, float]]
+TEXT, MODEL, CPU_MODEL = Length(), Polar(model="m"), Polar(model="m", device="cpu")
+
+
+def compute(minimum: int = 1, maximum: int = 1, **settings: float) -> Compute:
+    return Compute.model_validate({"actors": {"min": minimum, "max": maximum}, **settings})
+
+
+def initial(nodes: Nodes, settings: Compute, *scorers: ScorerConfig) -> list[int]:
+    return [pool.initial for pool in pools_on(nodes, settings, list(scorers))]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "actors"),
+    [
+        # One CPU stays free for reading and writing.
+        ([{"CPU": 3}], compute(1, 8), 2),
+        ([{"CPU": 3}], compute(1, 1), 1),
+        ([{"CPU": 8}], compute(1, 8, cpus_per_actor=2), 3),
+        ([{"CPU": 2}], compute(1, 8, cpus_per_actor=0.25), 4),
+        # An actor lies whole on one node.
+        ([{"CPU": 3}, {"CPU": 3}], compute(1, 8, cpus_per_actor=2), 2),
+        ([{"CPU": 1}] * 5, compute(1, 8), 4),
+    ],
+)
+def test_a_pool_starts_with_the_actors_that_fit_up_to_its_maximum(nodes: Nodes, settings: Compute, actors: int) -> None:
+    assert initial(nodes, settings, TEXT) == [actors]
+
+
+def test_a_model_takes_a_gpu_where_there_are_any_and_a_text_scorer_never() -> None:
+    nodes: Nodes = [{"CPU": 16, "GPU": 4}]
+    (pool,) = pools_on(nodes, compute(1, 8), [MODEL])
+    assert (pool.gpus, pool.initial, pool.max) == (1, 4, 8)
+    assert [pool.gpus for pool in pools_on(nodes, compute(), [TEXT, CPU_MODEL])] == [0, 0]
+    assert pools_on([{"CPU": 16}], compute(), [MODEL])[0].gpus == 0
+
+
+def test_actors_can_share_a_gpu() -> None:
+    nodes: Nodes = [{"CPU": 16, "GPU": 1}, {"CPU": 16, "GPU": 1}]
+    assert initial(nodes, compute(1, 8, gpus_per_actor=0.5), MODEL) == [4]
+    assert initial(nodes, compute(1, 8, gpus_per_actor=0.4), MODEL) == [4]
+
+
+def test_several_scorers_share_what_is_there() -> None:
+    assert initial([{"CPU": 6}], compute(1, 8), TEXT, TEXT) == [3, 2]
+    assert initial([{"CPU": 9, "GPU": 3}], compute(1, 8), MODEL, MODEL) == [2, 1]
+    assert initial([{"CPU": 4, "GPU": 2}, {"CPU": 4}], compute(1, 4), MODEL, TEXT) == [2, 4]
+
+
+def test_two_models_do_not_count_on_the_same_gpu() -> None:
+    with pytest.raises(ClusterTooSmall, match=r"for each of 2 scorer\(s\)"):
+        pools_on([{"CPU": 16, "GPU": 1}], compute(), [MODEL, MODEL])
+    assert initial([{"CPU": 16, "GPU": 1}], compute(gpus_per_actor=0.5), MODEL, MODEL) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "scorer"),
+    [
+        ([{"CPU": 1}], compute(), TEXT),
+        ([{"CPU": 3}, {"CPU": 3}], compute(cpus_per_actor=4), TEXT),
+        ([{"CPU": 8}], compute(2, 2, gpus_per_actor=1), MODEL),
+        ([{"CPU": 8, "GPU": 1}], compute(2, 2), MODEL),
+        ([], compute(), TEXT),
+    ],
+)
+def test_actors_that_do_not_fit_are_an_error_with_the_remedy(
+    nodes: Nodes, settings: Compute, scorer: ScorerConfig
+) -> None:
+    with pytest.raises(ClusterTooSmall, match=r"do not fit: .*lower compute\.cpus_per_actor"):
+        pools_on(nodes, settings, [scorer])
+
+
+def test_a_model_gets_as_many_threads_as_its_actor_has_whole_cpus() -> None:
+    threads = [
+        pools_on([{"CPU": 9}], compute(cpus_per_actor=cpus), [CPU_MODEL])[0].threads for cpus in (0.5, 1, 3.5, 4)
+    ]
+    assert threads == [1, 1, 3, 4]
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_the_embedded_cluster_has_room_for_an_actor_on_every_core() -> None:
+    import os
+
+    cores = os.cpu_count() or 1
+    assert len(alive_nodes()) == 1
+    (pool,) = pools(compute(1, 1000), [TEXT])
+    assert pool.initial == cores
