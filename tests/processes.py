@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -28,31 +27,40 @@ def wait_for(what: str, condition: Callable[[], bool], timeout_s: float = PATIEN
         time.sleep(every_s)
 
 
-@dataclass
 class Command:
     """A running command whose output goes to a file."""
 
-    popen: subprocess.Popen[bytes]
-    log: Path
+    def __init__(self, popen: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.popen = popen
+        self._log = log
+        self._family = [psutil.Process(popen.pid)]
 
     @property
     def output(self) -> str:
         """Returns standard output and error so far."""
-        return self.log.read_text(errors="replace")
+        return self._log.read_text(errors="replace")
 
     def family(self) -> list[psutil.Process]:
-        """Returns the process and all that it has started, directly or not."""
-        me = psutil.Process(self.popen.pid)
-        return [me, *me.children(recursive=True)]
+        """Returns the process and all that it has started, directly or not; call it before the process ends."""
+        me = self._family[0]
+        self._family = [me, *me.children(recursive=True)]
+        return self._family
 
     def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Returns the exit code."""
         return self.popen.wait(timeout_s)
 
+    def end(self) -> None:
+        """Kills what is left of the family."""
+        if self.popen.poll() is None:
+            self.family()
+        kill(self._family)
+        self.popen.wait()
+
 
 @contextmanager
 def command(arguments: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[Command]:
-    """Starts a command with ``env`` on top of the environment; in the end nothing of it is left."""
+    """Starts a command with ``env`` on top of the environment; in the end nothing of its family is left."""
     with log.open("wb") as output:
         popen = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **(env or {})}
@@ -61,11 +69,7 @@ def command(arguments: list[str], log: Path, env: dict[str, str] | None = None) 
     try:
         yield running
     finally:
-        if popen.poll() is None:
-            family = running.family()
-            kill(family)
-            popen.wait()
-            gone(family)
+        running.end()
 
 
 def polar_ray(*arguments: str) -> list[str]:

@@ -9,6 +9,7 @@ a few million at a time, and strings are looked at only where hashes agree.
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -43,7 +44,8 @@ def remove_duplicates(folder: RunFolder, commits: list[Commit], *, row_per_candi
     for residue in range(passes):
         for (part, row), first in _repeats(folder, ordered, residue, passes):
             repeated[part][row] = first
-    for part, rows in sorted(repeated.items()):
+    # The last part first: a first occurrence lies in an earlier part, at a row that holds while that part is whole.
+    for part, rows in sorted(repeated.items(), reverse=True):
         removals[ordered[part].split_id] = _remove(folder, ordered, part, rows, row_per_candidate)
     return list(removals.values())
 
@@ -95,10 +97,12 @@ def _remove(
     storage = folder.storage
     table = _table(folder, commit)
     gone = table.take(sorted(rows))
+    # Repeats mostly come in the order of their firsts, so few parts need to be held.
+    table_of = lru_cache(maxsize=4)(lambda part: _table(folder, commits[part]))
     letters: list[dict[str, Any]] = []
     for row, group in zip(sorted(rows), table_to_groups(gone), strict=True):
         first_part, first_row = rows[row]
-        first = _table(folder, commits[first_part]).slice(first_row, 1)
+        first = table_of(first_part).slice(first_row, 1)
         identical = first.select(GROUP_SCHEMA.names).equals(table.slice(row, 1).select(GROUP_SCHEMA.names))
         letter = {
             "file": table.column("input_file")[row].as_py(),
@@ -118,6 +122,10 @@ def _remove(
         parquet_bytes(pa.Table.from_pylist(letters, schema=DEAD_LETTER_SCHEMA)),
     )
 
+    keep = np.ones(table.num_rows, bool)
+    keep[list(rows)] = False
+    shortened = parquet_bytes(table.filter(pa.array(keep)))
+
     def scored(name: str, field: str) -> pa.ChunkedArray:
         return pc.list_flatten(gone.column(ScoreColumns(name)(field)))
 
@@ -127,11 +135,10 @@ def _remove(
         dead_letters=dict(Counter(letter["reason"] for letter in letters)),
         statuses={name: value_counts(scored(name, "status")) for name in commit.statuses},
         tokens={name: pc.sum(scored(name, "tokens")).as_py() or 0 for name in commit.statuses},
+        part_bytes=commit.part_bytes - len(shortened),
     )
     storage.write_atomic(folder.join("_run", "duplicates", f"{commit.split_id}.json"), msgspec.json.encode(removal))
-    keep = np.ones(table.num_rows, bool)
-    keep[list(rows)] = False
-    storage.write_atomic(folder.part(commit.split_id), parquet_bytes(table.filter(pa.array(keep))))
+    storage.write_atomic(folder.part(commit.split_id), shortened)
     return removal
 
 

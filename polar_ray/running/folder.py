@@ -50,13 +50,18 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 class Removal(msgspec.Struct, frozen=True):
-    """What was taken out of one part; the manifest subtracts it from the split's commit record."""
+    """What was taken out of one part; the manifest subtracts it from the split's commit record.
+
+    Attributes:
+        part_bytes: How much smaller the part file became.
+    """
 
     groups: int
     candidates: int
     dead_letters: dict[str, int]
     statuses: dict[str, dict[str, int]]
     tokens: dict[str, int]
+    part_bytes: int
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.parsing import parse_split
 from polar_ray.data.reading import RawSplit, read_source
+from polar_ray.data.scattered import assemble, parse_candidate_rows
 from polar_ray.data.sources import plan_sources
+from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.packing import packing
 from polar_ray.scorers.catalog import make_encoder
@@ -53,8 +56,7 @@ def plan(recipe: Recipe) -> Plan:
     sources = plan_sources(files, recipe.input)
     step = max(1, len(sources) // SAMPLE_FILES)
     sampled = [next(iter(read_source(source, recipe.input))) for source in sources[::step][:SAMPLE_FILES]]
-    parsed = [parse_split(raw, recipe.input) for raw in sampled]
-    groups = [split.groups for split in parsed]
+    groups, reasons = _parsed(files, sampled, recipe.input)
     candidates = sum(sum(len(row) for row in table.column("candidates")) for table in groups)
     tokens = 0
     first = []
@@ -76,11 +78,28 @@ def plan(recipe: Recipe) -> Plan:
         sample_groups=sum(table.num_rows for table in groups),
         sample_candidates=candidates,
         sample_tokens=tokens,
-        sample_dead_letters=sum(split.dead_letters.num_rows for split in parsed),
-        dead_letters=dict(Counter(reason for split in parsed for reason in split.dead_letters["reason"].to_pylist())),
+        sample_dead_letters=reasons.total(),
+        dead_letters=dict(reasons),
         first=first,
         estimate=_estimate(share, candidates, tokens),
     )
+
+
+def _parsed(files: list[InputFile], sampled: list[RawSplit], config: Input) -> tuple[list[pa.Table], Counter[str]]:
+    """Returns the sample's groups, and its dead letters by reason.
+
+    Of scattered input the sample holds only some candidates of each group.
+    """
+    if config.layout == "scattered":
+        read = [parse_candidate_rows(raw, config, partitions=1) for raw in sampled]
+        together = assemble(pa.concat_tables([split.table for split in read]), [file.path for file in files])
+        tables = [together.groups]
+        letters = [together.dead_letters, *(split.dead_letters for split in read)]
+    else:
+        parsed = [parse_split(raw, config) for raw in sampled]
+        tables = [split.groups for split in parsed]
+        letters = [split.dead_letters for split in parsed]
+    return tables, Counter(reason for table in letters for reason in table["reason"].to_pylist())
 
 
 def _sampled_share(files: list[InputFile], sampled: list[RawSplit]) -> float:

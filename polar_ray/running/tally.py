@@ -51,6 +51,7 @@ class Tally:
         self.groups -= removal.groups
         self.candidates -= removal.candidates
         self.rows_in_groups -= sum(removal.dead_letters.values())
+        self.part_bytes -= removal.part_bytes
         self.dead_letters.update(removal.dead_letters)
         for name, counts in removal.statuses.items():
             self.statuses[name].subtract(counts)

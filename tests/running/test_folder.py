@@ -4,11 +4,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from runs import commit, files_below
 
 from polar_ray.errors import NotARun, NotFinished
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.manifest import read_manifest
-from runs import commit, files_below
 
 
 def make_run(path: Path, *, finished: bool = True) -> RunFolder:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import TESTS, TINY_POLAR, files_below
 
 from polar_ray.data.listing import InputFile
 from polar_ray.errors import NotARun, RecipeChanged
@@ -11,7 +12,6 @@ from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import Identity, describe, establish
 from polar_ray.scorers.catalog import fingerprint_of
-from runs import TESTS, TINY_POLAR, files_below
 
 FILES = [
     InputFile("/in/a.jsonl", 100, None, 5.0, "jsonl", None),

@@ -4,13 +4,13 @@ import re
 from typing import Any
 
 import pytest
+from runs import commit
 
 from polar_ray.errors import ConservationError, ScoringError, TooManyDeadLetters
 from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import Commit, Removal
 from polar_ray.running.manifest import conservation_of, counts_of
 from polar_ray.running.tally import Tally
-from runs import commit
 
 
 def unscored(status: str, candidates: int, **changes: Any) -> Commit:
@@ -70,10 +70,12 @@ def test_duplicates_that_are_removed_become_dead_letters_and_nothing_is_lost() -
             dead_letters={"duplicate_row": 1, "duplicate_prompt_id": 1},
             statuses={"": {"ok": 3, "error": 1}},
             tokens={"": 30},
+            part_bytes=100,
         )
     )
     counts = counts_of(tally)
     assert (counts["groups"], counts["candidates"], counts["tokens"]) == (12, 24, {"": 170})
+    assert counts["score_table_bytes"] == 500
     assert counts["statuses"] == {"": {"error": 1, "ok": 23}}
     assert counts["dead_letters"] == {"duplicate_prompt_id": 1, "duplicate_row": 1, "invalid_json": 4}
     assert conservation_of(tally)["holds"]
@@ -82,7 +84,14 @@ def test_duplicates_that_are_removed_become_dead_letters_and_nothing_is_lost() -
 def test_a_status_of_which_nothing_is_left_is_not_listed() -> None:
     tally = Tally([commit(statuses={"": {"ok": 13, "error": 1}})])
     tally.subtract(
-        Removal(groups=1, candidates=1, dead_letters={"duplicate_row": 1}, statuses={"": {"error": 1}}, tokens={"": 0})
+        Removal(
+            groups=1,
+            candidates=1,
+            dead_letters={"duplicate_row": 1},
+            statuses={"": {"error": 1}},
+            tokens={},
+            part_bytes=0,
+        )
     )
     assert counts_of(tally)["statuses"] == {"": {"ok": 13}}
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from runs import commit
 
 from polar_ray.data.listing import InputFile
 from polar_ray.data.sources import Source
@@ -10,7 +11,6 @@ from polar_ray.errors import ConservationError
 from polar_ray.recipe.input import Input
 from polar_ray.running.folder import Commit, RunFolder
 from polar_ray.running.todo import ScatteredTodo, Todo, todo_of
-from runs import commit
 
 
 def jsonl(index: int, size: int = 100) -> Source:

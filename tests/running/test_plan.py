@@ -1,0 +1,104 @@
+"""A plan says what a run would do, from the head of the input, and writes nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import rows, write_jsonl, write_parquet
+from runs import TESTS, TINY_POLAR, files_below, recipe
+
+from polar_ray.errors import InputError
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.plan import plan
+
+
+def candidate_rows(groups: int) -> list[dict[str, object]]:
+    return [
+        {"prompt_id": row["prompt_id"], "prompt": row["prompt"], "reference": row["reference"], **candidate}
+        for row in rows(groups)
+        for candidate in row["candidates"]
+    ]
+
+
+def test_it_counts_what_is_in_a_small_input(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", rows(5))
+    with path.open("ab") as file:
+        file.write(b"not json\n")
+    made = plan(recipe(path, tmp_path / "out"))
+    assert [file.path for file in made.files] == [str(path)]
+    assert (made.sample_rows, made.sample_groups, made.sample_candidates) == (6, 5, 15)
+    assert (made.sample_dead_letters, made.dead_letters) == (1, {"invalid_json": 1})
+    assert made.estimate == ["about 15 candidates (the sample is 100.0% of the input by bytes)"]
+    assert made.first == []
+
+
+def test_it_writes_nothing(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", rows(3))
+    plan(recipe(tmp_path / "in", tmp_path / "out"))
+    assert files_below(tmp_path) == {"in/a.jsonl"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_large_input_is_estimated_from_its_head(tmp_path: Path) -> None:
+    (row,) = rows(1, 2)
+    path = write_jsonl(tmp_path / "in.jsonl", [{**row, "prompt_id": f"p{number:03}"} for number in range(200)])
+    made = plan(recipe(path, tmp_path / "out", "input.split_rows=50"))
+    assert made.sample_rows == 50
+    assert made.estimate == ["about 400 candidates (the sample is 25.0% of the input by bytes)"]
+
+
+def test_several_files_are_sampled_across_the_listing(tmp_path: Path) -> None:
+    for index in range(8):
+        write_jsonl(tmp_path / "in" / f"{index}.jsonl", rows(index + 1))
+    made = plan(recipe(tmp_path / "in", tmp_path / "out"))
+    assert len(made.files) == 8
+    assert made.sample_rows == 1 + 3 + 5 + 7
+
+
+def test_the_first_candidate_is_shown_as_the_model_would_see_it(tmp_path: Path) -> None:
+    cases = json.loads((TESTS / "golden/polar/encode_cases.json").read_text())["cases"]
+    case = next(case for case in cases if case["name"] == "readme_same")
+    ids = case["input_ids"]
+    row = {
+        "prompt_id": "p",
+        "prompt": case["data"]["prompt"],
+        "reference": case["data"]["reference"],
+        "candidates": [{"candidate_id": "c", "messages": case["data"]["output"]}],
+    }
+    write_jsonl(tmp_path / "in.jsonl", [row])
+    made = plan(recipe(tmp_path / "in.jsonl", tmp_path / "out", scorer=TINY_POLAR))
+    (first,) = made.first
+    assert first.ids.tolist() == ids
+    assert first.text == "<s>" + case["encoded"]
+    assert made.sample_tokens == len(ids)
+    assert made.estimate[1] == f"about {len(ids)} tokens, {len(ids)} per candidate"
+
+
+@pytest.mark.parametrize("layout", ["candidates", "scattered"])
+def test_a_row_per_candidate_can_be_planned(tmp_path: Path, layout: str) -> None:
+    lines = candidate_rows(4)
+    write_parquet(tmp_path / "in" / "a.parquet", lines[:6])
+    write_parquet(tmp_path / "in" / "b.parquet", lines[6:])
+    made = plan(recipe(tmp_path / "in", tmp_path / "out", f"input.layout={layout}", scorer=TINY_POLAR))
+    assert (made.sample_rows, made.sample_groups, made.sample_candidates) == (12, 4, 12)
+    assert made.sample_dead_letters == 0
+    assert "question 0" in made.first[0].text
+
+
+def test_an_input_of_dead_letters_only_is_planned(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in.jsonl", [{"promt": "x"}] * 3)
+    made = plan(recipe(tmp_path / "in.jsonl", tmp_path / "out"))
+    assert made.sample_dead_letters == 3
+    assert made.estimate == ["no candidates in the sample"]
+
+
+def test_the_resolved_recipe_is_part_of_the_plan(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in.jsonl", rows(1))
+    wanted = recipe(tmp_path / "in.jsonl", tmp_path / "out", "input.split_rows=7")
+    assert Recipe.of(yaml.safe_load(plan(wanted).recipe_yaml)) == wanted
+
+
+def test_an_input_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Check input"):
+        plan(recipe(tmp_path / "nowhere", tmp_path / "out"))

@@ -1,0 +1,83 @@
+"""Progress in a log is a line every few seconds, in a terminal a bar."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+from runs import commit
+
+from polar_ray.running.progress import Bar, LogLines, Silent, reporter, summary
+from polar_ray.running.tally import Tally
+
+
+def tally(splits: int, tokens: int = 100) -> Tally:
+    return Tally(commit(tokens={"": tokens}) for _ in range(splits))
+
+
+def test_a_summary_has_candidates_rates_and_dead_letters() -> None:
+    line = summary(tally(1000), 1234.6, 56789.0)
+    assert line == "14,000 candidates, 1,235 candidates/s, 56,789 tokens/s, 2,000 dead letters"
+
+
+def test_a_scorer_without_tokens_has_no_tokens_per_second() -> None:
+    assert summary(tally(1, tokens=0), 10.0, 0.0) == "14 candidates, 10 candidates/s, 2 dead letters"
+
+
+def test_log_lines_say_how_far_the_run_is(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = LogLines(every_s=0)
+    lines.say("resuming: 2 splits")
+    lines.begin(0.25)
+    for splits in (1, 2, 3, 4):
+        lines.update(tally(splits), splits / 4)
+    lines.end()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[0] == "resuming: 2 splits"
+    assert captured.err.splitlines()[1].startswith(" 25.0% ")
+    *_, third, last = captured.err.splitlines()
+    pattern = (
+        r" *(\S+%) (\d+) candidates, [\d,]+ candidates/s, [\d,]+ tokens/s, (\d+) dead letters, (\d+:\d\d:\d\d) left"
+    )
+    for line, share, candidates, letters in ((third, "75.0%", "42", "6"), (last, "100.0%", "56", "8")):
+        match = re.fullmatch(pattern, line)
+        assert match is not None, line
+        assert match.groups()[:3] == (share, candidates, letters)
+    assert last.endswith("0:00:00 left")
+
+
+def test_log_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = LogLines(every_s=1000)
+    lines.begin(0.0)
+    for splits in range(1, 1000):
+        lines.update(tally(1), splits / 1000)
+    assert len(capsys.readouterr().err.splitlines()) <= 2
+
+
+def test_a_bar_shows_share_figures_and_what_is_said() -> None:
+    output = io.StringIO()
+    bar = Bar(Console(file=output, force_terminal=True, width=120))
+    bar.begin(0.0)
+    bar.say("a node was lost; going on [0.5]")
+    bar.update(tally(1), 0.5)
+    bar.update(tally(3), 1.0)
+    bar.end()
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", output.getvalue())
+    assert "a node was lost; going on [0.5]" in text
+    assert "100%" in text
+    assert "42 candidates" in text
+    assert "6 dead letters" in text
+
+
+def test_output_that_is_no_terminal_gets_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(reporter(), LogLines)
+
+
+def test_use_from_python_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = Silent()
+    silent.say("x")
+    silent.begin(0.0)
+    silent.update(tally(1), 1.0)
+    silent.end()
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
