@@ -1,5 +1,6 @@
 """The command line: ``polar-ray run | plan | show | env``."""
 
+import signal
 import sys
 from typing import Annotated
 
@@ -96,6 +97,11 @@ def main() -> None:
     except PolarRayError as error:
         print(f"polar-ray: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("polar-ray: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        # typer ends the process so on an interrupt, and a run does on SIGTERM.
+        if stop.code in _STOPPED:
+            print(f"polar-ray: {_STOPPED[stop.code]}; run the same command again to go on", file=sys.stderr)
+        raise
+
+
+_STOPPED = {128 + signal.SIGINT: "interrupted", 128 + signal.SIGTERM: "terminated"}

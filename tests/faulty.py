@@ -26,10 +26,19 @@ class Slow(TextScorer):
 
 
 class Poisoned(TextScorer):
-    """Dies, like a segmentation fault would make it, on any group whose prompt says ``poison``."""
+    """Dies, like a segmentation fault would make it, on any group whose prompt says ``poison``.
+
+    With a ``diary`` each death leaves a line in that file: the prompt that it died of.
+    """
+
+    def __init__(self, diary: str | None = None) -> None:
+        self._diary = diary
 
     def score_group(self, group: Group) -> list[CandidateScore]:
         if "poison" in group.prompt[0].content:
+            if self._diary is not None:
+                with open(self._diary, "a", encoding="utf-8") as file:
+                    file.write(group.prompt[0].content + "\n")
             os._exit(139)
         return by_length(group)
 
@@ -67,6 +76,23 @@ class CannotStart(TextScorer):
 
     def score_group(self, group: Group) -> list[CandidateScore]:
         raise AssertionError("is never made")
+
+
+class DiesStarting(TextScorer):
+    """Dies while it is made, as a scorer does whose model does not fit into memory."""
+
+    def __init__(self) -> None:
+        os._exit(137)
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        raise AssertionError("is never made")
+
+
+class CannotWork(TextScorer):
+    """Finds out at its first group that it cannot work at all."""
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        raise CheckpointError("model.safetensors was deleted")
 
 
 class Hangs(TextScorer):

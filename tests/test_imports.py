@@ -113,7 +113,7 @@ except SystemExit as end:
         HELP,
         "import polar_ray; dir(polar_ray); polar_ray.__version__",
     ],
-    ids=["import", "recipe", "help", "dir"],
+    ids=["import", "recipe", "help"],
 )
 def test_the_door_loads_nothing_heavy(code: str) -> None:
     assert loaded_by(code) == set()
@@ -142,4 +142,4 @@ def test_every_name_that_is_offered_is_there() -> None:
 
 def test_a_name_that_is_not_offered_is_an_ordinary_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'polar_ray' has no attribute 'scores'"):
-        polar_ray.scores
+        polar_ray.scores  # noqa: B018

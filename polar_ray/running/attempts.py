@@ -32,7 +32,10 @@ class _Record:
 
 
 class AttemptLog:
-    """The memory itself. Runs as an actor beside the driver, since the process that dies cannot remember."""
+    """The memory itself. Runs as an actor beside the driver, since the process that dies cannot remember.
+
+    Should it die too, it starts again with no memory: splits get as many attempts as before, which are still bounded.
+    """
 
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
@@ -48,7 +51,7 @@ class AttemptLog:
 
     def begin(self, key: str) -> Attempt:
         """Notes that scoring of a split starts; an attempt that is still running has died."""
-        record = self._records.setdefault(key, _Record())
+        record = self._record(key)
         if record.running:
             record.attempt.deaths += 1
             if record.alone is not None:
@@ -60,16 +63,19 @@ class AttemptLog:
 
     def alone(self, key: str, group: int) -> None:
         """Notes that one group of the split is being scored alone."""
-        self._records[key].alone = group
+        self._record(key).alone = group
 
     def probed(self, key: str) -> None:
         """Notes that every group that is not set aside has been scored alone."""
-        record = self._records[key]
+        record = self._record(key)
         record.alone, record.attempt.probed = None, True
 
     def finish(self, key: str) -> None:
         """Forgets a split that was scored."""
         self._records.pop(key, None)
+
+    def _record(self, key: str) -> _Record:
+        return self._records.setdefault(key, _Record())
 
 
 def start_attempt_log() -> "ray.actor.ActorHandle":
@@ -77,4 +83,5 @@ def start_attempt_log() -> "ray.actor.ActorHandle":
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    return ray.remote(num_cpus=0)(AttemptLog).options(scheduling_strategy=here).remote()
+    log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
+    return log.options(scheduling_strategy=here).remote()

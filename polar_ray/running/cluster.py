@@ -3,8 +3,11 @@
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 import ray
 
@@ -24,7 +27,8 @@ same resources, and fused stages cannot overlap.
 def connected(compute: Compute) -> Iterator[None]:
     """Connects to the cluster at ``compute.address`` or ``RAY_ADDRESS``, or starts Ray inside this process.
 
-    Ray that was started here is stopped at the end; Ray that was there already is left running.
+    Ray that was started here is stopped at the end; Ray that was there already is left running. Until then SIGTERM
+    raises SystemExit in the main thread, so that a run that is told to stop cleans up.
     """
     if ray.is_initialized():
         yield
@@ -37,9 +41,28 @@ def connected(compute: Compute) -> Iterator[None]:
     else:
         _start_embedded()
     try:
-        yield
+        with _exit_on_sigterm():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Exits in an orderly way on SIGTERM, where Ray's own handler would end the process on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may set a handler.
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start_embedded() -> None:

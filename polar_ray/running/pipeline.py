@@ -8,46 +8,37 @@ import msgspec
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from polar_ray.data.listing import InputFile
 from polar_ray.data.sources import Source
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.cluster import ENCODE_CPUS, READ_CPUS, WRITE_CPUS, Pool
-from polar_ray.running.folder import Commit, RunFolder
+from polar_ray.running.folder import Commit
+from polar_ray.running.job import Job
 from polar_ray.running.scattering import Gather, ToRows, partitions
 from polar_ray.running.scoring import Score
 from polar_ray.running.stages import Encode, EncodeNext, Read, Write
 
 
-def dataset(
-    recipe: Recipe,
-    folder: RunFolder,
-    files: list[InputFile],
-    sources: list[Source],
-    committed: frozenset[str],
-    pools: list[Pool],
-    attempts: Any,
-) -> Dataset:
+def dataset(job: Job, sources: list[Source], committed: frozenset[str], pools: list[Pool], attempts: Any) -> Dataset:
     """Returns the pipeline from sources to commit records; running it writes the parts.
 
     Args:
-        recipe: The recipe.
-        folder: Where the parts go.
-        files: All files of the input.
+        job: What the run does.
         sources: What is still to be read.
         committed: Splits that are done; they are not scored again.
         pools: One for each of the recipe's scorers.
         attempts: The AttemptLog actor.
     """
+    recipe = job.recipe
     with DataContext.current(_context(recipe)):
         rows = [{"source": pickle.dumps(source)} for source in sources]
         splits = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
         if recipe.input.layout == "scattered":
-            splits = _gathered(splits, recipe, folder, files, committed)
+            splits = _gathered(splits, job, committed)
         else:
             name, scorer = next(iter(recipe.named_scorers.items()))
             splits = splits.map_batches(Read(recipe.input, committed), num_cpus=READ_CPUS, **_WHOLE)
             splits = splits.map_batches(Encode(recipe.input, name, scorer), num_cpus=ENCODE_CPUS, **_WHOLE)
-        return _score_and_write(splits, recipe, folder, pools, attempts)
+        return _score_and_write(splits, job, pools, attempts)
 
 
 def commits(dataset: Dataset) -> Iterator[Commit]:
@@ -69,27 +60,34 @@ def _context(recipe: Recipe) -> DataContext:
     return context
 
 
-def _gathered(
-    sources: Dataset, recipe: Recipe, folder: RunFolder, files: list[InputFile], committed: frozenset[str]
-) -> Dataset:
+def _gathered(sources: Dataset, job: Job, committed: frozenset[str]) -> Dataset:
     """Reads scattered candidates and shuffles them into partitions of whole groups."""
-    count = partitions(files, recipe.input)
+    recipe = job.recipe
+    count = partitions(job.files, recipe.input)
     name, scorer = next(iter(recipe.named_scorers.items()))
     splits = sources.map_batches(Read(recipe.input, frozenset()), num_cpus=READ_CPUS, **_WHOLE)
-    rows = splits.map_batches(ToRows(recipe.input, folder, count, committed), num_cpus=ENCODE_CPUS, **_WHOLE)
+    rows = splits.map_batches(ToRows(recipe.input, job.folder, count, committed), num_cpus=ENCODE_CPUS, **_WHOLE)
     rows = rows.repartition(count, keys=["partition"])
-    gather = Gather(tuple(file.path for file in files), name, scorer)
+    gather = Gather(tuple(file.path for file in job.files), name, scorer)
     return rows.map_batches(gather, num_cpus=ENCODE_CPUS, **_WHOLE)
 
 
-def _score_and_write(splits: Dataset, recipe: Recipe, folder: RunFolder, pools: list[Pool], attempts: Any) -> Dataset:
+def _score_and_write(splits: Dataset, job: Job, pools: list[Pool], attempts: Any) -> Dataset:
     """Scores encoded splits with every scorer in turn, and writes them."""
+    recipe = job.recipe
     for index, ((name, scorer), pool) in enumerate(zip(recipe.named_scorers.items(), pools, strict=True)):
         if index > 0:
             splits = splits.map_batches(EncodeNext(name, scorer), num_cpus=ENCODE_CPUS, **_WHOLE)
         splits = splits.map_batches(
             Score,
-            fn_constructor_args=(name, scorer, attempts, recipe.limits.max_attempts, pool.threads),
+            fn_constructor_kwargs={
+                "name": name,
+                "config": scorer,
+                "fingerprint": job.fingerprints[name],
+                "attempts": attempts,
+                "max_attempts": recipe.limits.max_attempts,
+                "threads": pool.threads,
+            },
             compute=ActorPoolStrategy(
                 min_size=pool.min,
                 max_size=pool.max,
@@ -101,7 +99,7 @@ def _score_and_write(splits: Dataset, recipe: Recipe, folder: RunFolder, pools: 
             accelerator_type=recipe.compute.accelerator_type if pool.gpus else None,
             **_WHOLE,
         )
-    write = Write(folder, tuple(recipe.named_scorers))
+    write = Write(job.folder, tuple(recipe.named_scorers))
     return splits.map_batches(write, num_cpus=WRITE_CPUS, **_WHOLE)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from polar_ray.data.listing import InputFile, list_input
+from polar_ray.data.listing import list_input
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import RunStalled
 from polar_ray.recipe.recipe import Recipe
@@ -17,6 +17,7 @@ from polar_ray.running.duplicates import remove_duplicates
 from polar_ray.running.fingerprints import fingerprints_of
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import Identity, describe, establish, versions
+from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
 from polar_ray.running.passes import NodeLossWatch, PassLost, run_pass
 from polar_ray.running.pipeline import dataset
@@ -50,13 +51,11 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     reporter = reporter or Silent()
     started, started_at = time.monotonic(), _now()
     folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
-    if fresh:
-        folder.clear()
     files = list_input(recipe.input)
     with connected(recipe.compute):
         sized = pools(recipe.compute, list(recipe.named_scorers.values()))
-        fingerprints = fingerprints_of(recipe, sized)
-        establish(folder, Identity.of(recipe, files, fingerprints))
+        job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized))
+        establish(folder, Identity.of(recipe, files, job.fingerprints))
         if folder.is_finished():
             reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")
             return read_manifest(folder)
@@ -68,7 +67,7 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         clock = ScoringClock(tally)
         reporter.begin(todo.done_share)
         try:
-            _score_all(recipe, folder, files, todo, tally, sized, reporter, clock)
+            _score_all(job, sized, todo, tally, reporter, clock)
         finally:
             reporter.end()
     todo.check_complete(folder)
@@ -80,7 +79,7 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     manifest = Manifest(
         recipe=_without_credentials(recipe),
         inputs=[{"path": file.path, **describe(file)} for file in files],
-        fingerprints=fingerprints,
+        fingerprints=job.fingerprints,
         counts=counts_of(tally),
         conservation=conservation_of(tally),
         started=started_at,
@@ -96,41 +95,36 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     return manifest
 
 
-def _score_all(
-    recipe: Recipe,
-    folder: RunFolder,
-    files: list[InputFile],
-    todo: Todo,
-    tally: Tally,
-    sized: list[Pool],
-    reporter: Reporter,
-    clock: ScoringClock,
-) -> None:
+def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: Reporter, clock: ScoringClock) -> None:
     """Runs passes over what is left until nothing is left."""
+    limits = job.recipe.limits
     lost = 0
     while sources := todo.sources():
+        before = tally.splits
+        attempts = start_attempt_log()
         clock.start()
         try:
-            attempts = start_attempt_log()
-            pipeline = dataset(recipe, folder, files, sources, todo.committed, sized, attempts)
+            pipeline = dataset(job, sources, todo.committed, sized, attempts)
             for commit in run_pass(pipeline, attempts, NodeLossWatch()):
                 for new in todo.add(commit):
                     tally.add(new)
-                lost = 0
                 clock.tick(tally)
-                tally.check(recipe.limits)
+                tally.check(limits)
                 reporter.update(tally, todo.done_share)
             for new in todo.end_pass():
                 tally.add(new)
         except PassLost as reason:
-            lost += 1
+            lost = lost + 1 if tally.splits == before else 1
             if lost >= MAX_LOST_PASSES:
                 raise RunStalled(
                     f"{lost} passes in a row were lost without one split committed ({reason}); the committed splits "
                     "are kept; look at the cluster (ray status), then run the same command again"
                 ) from reason
             reporter.say(f"{reason}; going on with what is left")
-            sized = pools(recipe.compute, list(recipe.named_scorers.values()))
+            sized = pools(job.recipe.compute, list(job.recipe.named_scorers.values()))
+        else:
+            # A pass that comes to its end has done all there was to do; another would find the same.
+            break
 
 
 def _without_credentials(recipe: Recipe) -> dict[str, Any]:

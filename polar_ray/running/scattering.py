@@ -6,7 +6,7 @@ under the raw split's name; each partition then goes through the rest of the pip
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -25,7 +25,7 @@ from polar_ray.running.packing import packing
 from polar_ray.running.stages import encode, unpack
 
 
-def partitions(files: list[InputFile], config: Input) -> int:
+def partitions(files: Iterable[InputFile], config: Input) -> int:
     """Returns how many partitions the input is shuffled into: by its stored size alone, about a split's bytes each."""
     total = sum(file.size * packing(file) for file in files)
     return max(1, round(total / config.split_bytes))

@@ -1,6 +1,7 @@
 """The scoring stage: one actor, one copy of the model."""
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +10,12 @@ import pyarrow as pa
 import ray
 
 from polar_ray.data.status import Status
-from polar_ray.errors import PolarRayError
+from polar_ray.errors import CheckpointError, PolarRayError
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
 from polar_ray.running.attempts import Attempt
 from polar_ray.running.envelope import Envelope
 from polar_ray.scorers.base import Scores
-from polar_ray.scorers.catalog import make_scorer
+from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
 
 
@@ -26,7 +27,15 @@ class Score:
     the status ``crashed``, and then the rest is scored whole again.
     """
 
-    def __init__(self, name: str, config: ScorerConfig, attempts: Any, max_attempts: int, threads: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: ScorerConfig,
+        fingerprint: dict[str, str],
+        attempts: Any,
+        max_attempts: int,
+        threads: int,
+    ) -> None:
         if isinstance(config, RewardModel):
             import torch
 
@@ -36,6 +45,7 @@ class Score:
         self._max_attempts = max_attempts
         self._failure: PolarRayError | None = None
         try:
+            _check_files(config, fingerprint)
             self._scorer = make_scorer(config)
         except PolarRayError as error:
             # Raised from here it would come out as a page of Ray's own words; the driver asks for it instead.
@@ -100,3 +110,20 @@ class Score:
 
     def _crash_message(self) -> str:
         return "scoring this group killed its process each time, also when it was scored alone"
+
+
+def _check_files(config: ScorerConfig, expected: dict[str, str]) -> None:
+    """Checks that this node has the same model files as the node where the run's fingerprint was taken.
+
+    Raises:
+        CheckpointError: A file differs: actors on different nodes would give different rewards.
+    """
+    if not isinstance(config, RewardModel):
+        return
+    here = fingerprint_of(config)
+    differing = sorted(key for key in {**expected, **here} if expected.get(key) != here.get(key))
+    if differing:
+        raise CheckpointError(
+            f"{config.model} on node {socket.gethostname()} is not what it is elsewhere: {', '.join(differing[:3])}; "
+            "give all nodes the same files, or a Hugging Face id with a revision"
+        )

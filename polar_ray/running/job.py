@@ -1,0 +1,24 @@
+"""The job: what a run does, decided before its first pass and the same for all of them."""
+
+from dataclasses import dataclass
+
+from polar_ray.data.listing import InputFile
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with what was found out about it.
+
+    Attributes:
+        recipe: What to read, how to score it, where to write.
+        folder: The output folder.
+        files: The input's files, sorted.
+        fingerprints: By scorer, all that can change a score.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    files: tuple[InputFile, ...]
+    fingerprints: dict[str, dict[str, str]]

@@ -1,0 +1,152 @@
+"""An error that would hit every group stops the run with its cause; one that hits a group stays with that group."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import rows, write_jsonl
+from processes import command, commits, polar_ray
+
+from polar_ray.data.scores import read_scores
+from polar_ray.errors import CheckpointError, PolarRayError, RunStalled, ScoringError, TooManyDeadLetters
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.manifest import Manifest
+from polar_ray.running.progress import Silent
+from polar_ray.running.run import run
+
+pytestmark = pytest.mark.usefixtures("embedded_ray")
+
+
+def faulty(name: str, **settings: Any) -> dict[str, Any]:
+    return {"kind": "custom", "target": f"faulty:{name}", "settings": settings}
+
+
+def recipe_of(folder: Path, data: list[dict[str, Any]], scorer: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    """A recipe that scores rows, two to a split, into ``folder/out``."""
+    return {
+        "input": {"path": str(write_jsonl(folder / "in.jsonl", data)), "split_rows": 2},
+        "scorer": scorer,
+        "output": {"path": str(folder / "out")},
+        **parts,
+    }
+
+
+def score(*arguments: Any, **parts: Any) -> Manifest:
+    return run(Recipe.of(recipe_of(*arguments, **parts)))
+
+
+def assert_healthy(folder: Path) -> None:
+    """The same Ray runs the next recipe: what failed has left nothing behind that is in the way."""
+    manifest = score(folder / "next", rows(3), {"kind": "length"})
+    assert manifest.counts["groups"] == 3
+
+
+def test_a_scorer_that_cannot_start_stops_the_run_with_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"^model.safetensors has no v_head.weight$"):
+        score(tmp_path, rows(6), faulty("CannotStart"))
+    assert commits(tmp_path / "out") == 0
+    assert_healthy(tmp_path)
+
+
+def test_the_command_line_says_in_one_sentence_why_a_scorer_cannot_start(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(tmp_path, rows(6), faulty("CannotStart"))))
+    with command(polar_ray("run", str(recipe)), tmp_path / "log") as running:
+        assert running.wait() == 1
+        said = [line for line in running.output.splitlines() if "%" not in line]
+    assert said == ["polar-ray: CheckpointError: model.safetensors has no v_head.weight"]
+
+
+def test_a_scorer_whose_process_dies_when_it_starts_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(PolarRayError, match="died .* before it could score"):
+        score(tmp_path, rows(6), faulty("DiesStarting"))
+    assert_healthy(tmp_path)
+
+
+def test_a_scorer_that_finds_out_later_that_it_cannot_work_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"^model.safetensors was deleted$"):
+        score(tmp_path, rows(6), faulty("CannotWork"))
+    assert commits(tmp_path / "out") == 0
+    assert_healthy(tmp_path)
+
+
+def test_an_exception_on_every_group_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ScoringError, match="ValueError: no number in this answer"):
+        score(tmp_path, rows(6), faulty("Raises", always=True))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_an_exception_on_every_group_stops_a_long_run_early(tmp_path: Path) -> None:
+    # Two groups of three candidates to a split: the hundredth candidate is in the 17th of 200 splits.
+    with pytest.raises(ScoringError, match="ValueError: no number in this answer"):
+        score(tmp_path, rows(400), faulty("Raises", always=True))
+    assert commits(tmp_path / "out") < 150
+
+
+def test_an_exception_on_one_group_stays_with_that_group(tmp_path: Path) -> None:
+    data = rows(7)
+    for index in (2, 3, 6):  # both groups of a split, and one that is alone in its split
+        data[index]["prompt"][0]["content"] = "a bad question"
+    manifest = score(tmp_path, data, faulty("Raises"))
+    assert manifest.counts["statuses"] == {"": {"error": 9, "ok": 12}}
+    for index, row in enumerate(read_scores(str(tmp_path / "out")).to_pylist()):
+        if index in (2, 3, 6):
+            assert row["status"] == ["error"] * 3
+            assert row["reward"] == row["rank"] == [None] * 3
+            assert all("ValueError: no number in this answer" in message for message in row["error"])
+        else:
+            assert row["status"] == ["ok"] * 3
+            assert row["reward"] == [float(10 * index + candidate) for candidate in range(3)]
+            assert row["error"] == [None] * 3
+
+
+def test_a_scorer_that_compares_with_references_stops_an_input_that_has_none(tmp_path: Path) -> None:
+    data = [{name: value for name, value in row.items() if name != "reference"} for row in rows(6)]
+    with pytest.raises(ScoringError, match=r"no_reference.*input\.columns\.reference"):
+        score(tmp_path, data, {"kind": "text_closeness"})
+
+
+def test_a_run_in_which_nothing_moves_ends(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(RunStalled, match=r"limits\.no_progress_s.*run the same command again"):
+        score(tmp_path, rows(6), faulty("Hangs"), limits={"no_progress_s": 3})
+    # The scorer sleeps for an hour.
+    assert time.monotonic() - started < 300
+    assert_healthy(tmp_path)
+
+
+class Breaks(Silent):
+    """Puts a file where the folder of the score table should be."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def begin(self, done_share: float) -> None:
+        (self._folder / "scores").write_text("in the way")
+
+
+def test_storage_that_fails_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    recipe = Recipe.of(recipe_of(tmp_path, rows(6), {"kind": "length"}))
+    with pytest.raises(ScoringError, match=r"(FileExists|NotADirectory)Error.*scores"):
+        run(recipe, reporter=Breaks(tmp_path / "out"))
+    (tmp_path / "out" / "scores").unlink()
+    assert run(recipe).counts["groups"] == 6
+
+
+@pytest.mark.parametrize(
+    ("garbage", "limit", "splits"),
+    # A number stops at once; a share is taken seriously from the thousandth row on.
+    [(12, 5, 2), (1200, 0.5, 200)],
+    ids=["count", "share"],
+)
+def test_an_input_of_garbage_stops_the_run_early(garbage: int, limit: float, splits: int, tmp_path: Path) -> None:
+    data = [{"nothing": index} for index in range(garbage)] + rows(400)
+    split_rows = garbage // splits
+    recipe = recipe_of(tmp_path, data, faulty("Slow", seconds=0.05), limits={"max_dead_letters": limit})
+    recipe["input"]["split_rows"] = split_rows
+    with pytest.raises(TooManyDeadLetters, match=rf"missing_prompt.*limits\.max_dead_letters={limit:g}"):
+        run(Recipe.of(recipe))
+    assert commits(tmp_path / "out") < len(data) // split_rows
+    assert list((tmp_path / "out" / "dead_letters").glob("*.parquet"))

@@ -1,0 +1,172 @@
+"""A run goes on from what is committed, and ends as if it had never been interrupted."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from conftest import rows, write_jsonl, write_parquet
+from runs import files_below, part_files, recipe
+
+from polar_ray.errors import NotARun, RecipeChanged
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.progress import Silent
+from polar_ray.running.run import run
+
+pytestmark = pytest.mark.usefixtures("embedded_ray")
+
+
+class Listening(Silent):
+    """Remembers what a run says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume") / "in"
+    data = rows(14)
+    # Rows 8 and 9 repeat prompts of the first split, and one line is not JSON.
+    write_jsonl(folder / "a.jsonl", [*data[:8], data[0], {**data[1], "lang": "de"}])
+    with (folder / "a.jsonl").open("ab") as file:
+        file.write(b"{\n")
+    write_parquet(folder / "b.parquet", [*data[8:], data[2]])
+    return folder
+
+
+def wanted(inputs: Path, output: Path, *overrides: str, **parts: Any) -> Recipe:
+    return recipe(inputs, output, "input.split_rows=3", *overrides, **parts)
+
+
+@pytest.fixture(scope="module")
+def fresh(inputs: Path) -> Path:
+    run(wanted(inputs, inputs.parent / "out"))
+    return inputs.parent / "out"
+
+
+@pytest.fixture
+def copy(fresh: Path, tmp_path: Path) -> Path:
+    shutil.copytree(fresh, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def lasting(output: Path) -> dict[str, bytes]:
+    """All files of a run whose content does not depend on time."""
+    names = {name for name in files_below(output) if name.split("/")[0] in ("scores", "dead_letters")}
+    return {name: (output / name).read_bytes() for name in names | {"_run/run.json"}}
+
+
+def counts(output: Path) -> dict[str, Any]:
+    manifest = msgspec.json.decode((output / "manifest.json").read_bytes())
+    return {name: manifest[name] for name in ("counts", "conservation", "fingerprints", "inputs")}
+
+
+def test_the_run_is_worth_interrupting(fresh: Path) -> None:
+    assert len(part_files(fresh)) == 7
+    assert counts(fresh)["counts"]["dead_letters"] == {
+        "duplicate_prompt_id": 1,
+        "duplicate_row": 2,
+        "invalid_json": 1,
+    }
+
+
+def test_what_is_missing_is_done_again_to_the_same_bytes(inputs: Path, fresh: Path, copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    # Killed before the commit record, before the part, before anything; and a writer's leftovers.
+    for split, kinds in {"00000-00000": ["commits"], "00000-00003": ["commits", "scores"]}.items():
+        remove(copy, split, kinds)
+    remove(copy, "00000-00002", ["commits", "scores", "dead_letters"])
+    remove(copy, "00001-00001", ["commits", "scores"])
+    (copy / "scores" / ".tmp-0123").write_bytes(b"half a part")
+    listening = Listening()
+    manifest = run(wanted(inputs, copy), reporter=listening)
+    assert manifest.resumed_splits == 3
+    assert listening.said[0].startswith("resuming: 3 splits with ")
+    (copy / "scores" / ".tmp-0123").unlink()
+    assert lasting(copy) == lasting(fresh)
+    assert counts(copy) == counts(fresh)
+
+
+def remove(output: Path, split: str, kinds: list[str]) -> None:
+    for kind in kinds:
+        folder = output / "_run" / "commits" if kind == "commits" else output / kind
+        for path in folder.glob(f"*{split}*"):
+            path.unlink()
+
+
+def test_a_run_that_lacks_only_its_manifest_scores_nothing(inputs: Path, fresh: Path, copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    before = lasting(copy)
+    manifest = run(wanted(inputs, copy))
+    assert manifest.resumed_splits == 7
+    assert manifest.throughput == {"candidates_per_s": 0, "tokens_per_s": 0}
+    assert lasting(copy) == before
+    assert counts(copy) == counts(fresh)
+
+
+def test_a_finished_run_is_left_as_it_is(inputs: Path, copy: Path) -> None:
+    before = {name: (copy / name).read_bytes() for name in files_below(copy)}
+    listening = Listening()
+    manifest = run(wanted(inputs, copy), reporter=listening)
+    assert listening.said == [f"{copy} holds this run, finished; nothing to do (--fresh starts over)"]
+    assert msgspec.json.encode(manifest) == msgspec.json.encode(msgspec.json.decode(before["manifest.json"]))
+    assert {name: (copy / name).read_bytes() for name in files_below(copy)} == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_recipe_does_not_go_on_in_the_same_folder(inputs: Path, copy: Path, finished: bool) -> None:
+    if not finished:
+        (copy / "manifest.json").unlink()
+    before = {name: (copy / name).read_bytes() for name in files_below(copy)}
+    with pytest.raises(RecipeChanged, match=r"input\.split_rows was 3 and is 4; use --fresh"):
+        run(wanted(inputs, copy, "input.split_rows=4"))
+    with pytest.raises(RecipeChanged, match=r"fingerprints\.kind was absent and is text_closeness"):
+        run(wanted(inputs, copy, scorer={"kind": "text_closeness"}))
+    assert {name: (copy / name).read_bytes() for name in files_below(copy)} == before
+
+
+def test_fresh_starts_over_and_keeps_what_is_not_the_runs(inputs: Path, copy: Path) -> None:
+    (copy / "notes.txt").write_text("mine")
+    listening = Listening()
+    manifest = run(wanted(inputs, copy, "input.split_rows=20"), fresh=True, reporter=listening)
+    assert listening.said == []
+    assert manifest.resumed_splits == 0
+    assert list(part_files(copy)) == ["part-00000-00000.parquet", "part-00001-00000.parquet"]
+    assert (copy / "notes.txt").read_text() == "mine"
+    assert manifest.counts["groups"] == 14
+
+
+@pytest.mark.parametrize("fresh_start", [True, False])
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(inputs: Path, tmp_path: Path, fresh_start: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(NotARun, match="nothing is written there"):
+        run(wanted(inputs, tmp_path), fresh=fresh_start)
+    assert files_below(tmp_path) == {"thesis.tex"}
+
+
+def test_scattered_input_goes_on_partition_by_partition(tmp_path: Path) -> None:
+    lines = [
+        {"prompt_id": row["prompt_id"], "prompt": row["prompt"], **candidate}
+        for row in rows(12)
+        for candidate in row["candidates"]
+    ]
+    write_jsonl(tmp_path / "in" / "a.jsonl", [*lines[::2], {"prompt_id": 1}])
+    write_jsonl(tmp_path / "in" / "b.jsonl", lines[1::2])
+    overrides = ["input.layout=scattered", "input.split_bytes=1500"]
+    run(wanted(tmp_path / "in", tmp_path / "fresh", *overrides))
+    shutil.copytree(tmp_path / "fresh", tmp_path / "again")
+    (tmp_path / "again" / "manifest.json").unlink()
+    partitions = sorted(path.stem for path in (tmp_path / "again/_run/commits").glob("scattered-*"))
+    assert len(partitions) > 2
+    for split in partitions[::2]:
+        remove(tmp_path / "again", split, ["commits", "scores"])
+    run(wanted(tmp_path / "in", tmp_path / "again", *overrides))
+    assert lasting(tmp_path / "again") == lasting(tmp_path / "fresh")
+    assert counts(tmp_path / "again") == counts(tmp_path / "fresh")
+    assert json.loads((tmp_path / "again/manifest.json").read_text())["counts"]["groups"] == 12
