@@ -39,7 +39,7 @@ def print_manifest(manifest: "Manifest", path: str) -> None:
         f"conservation: {kept['rows_read']:,} rows read = {kept['rows_in_groups']:,} in groups + "
         f"{kept['dead_letters']:,} dead letters + {kept['drops']:,} drops"
     )
-    console.print(f"score table: {path.rstrip('/')}/scores/part-*.parquet")
+    console.print(f"score table: {path.rstrip('/')}/scores/part-*.parquet", soft_wrap=True)
 
 
 def print_groups(table: "pa.Table") -> None:
@@ -68,10 +68,10 @@ def print_plan(plan: "Plan") -> None:
     """Prints what a run would do."""
     console = _console()
     console.print("recipe", style="bold")
-    console.print(plan.recipe_yaml, highlight=False)
+    console.print(plan.recipe_yaml, soft_wrap=True)
     console.print("input", style="bold")
     for file in plan.files[:20]:
-        console.print(f"  {file.path}  {file.size:,} bytes")
+        console.print(f"  {file.path}  {file.size:,} bytes", soft_wrap=True)
     if len(plan.files) > 20:
         console.print(f"  … and {len(plan.files) - 20:,} more")
     console.print(
@@ -110,7 +110,8 @@ def _plain(text: str) -> Text:
 
 
 def _console() -> Console:
-    console = Console(highlight=False)
+    # What is printed is data: a path such as [ab].jsonl is no markup.
+    console = Console(highlight=False, markup=False, emoji=False)
     # A pipe or a file has no width of its own; a very wide terminal makes long lines hard to read.
     console.width = min(console.width, 140) if console.is_terminal else 110
     return console

@@ -111,7 +111,6 @@ except SystemExit as end:
         "import polar_ray",
         "from polar_ray import Recipe",
         HELP,
-        "import polar_ray; dir(polar_ray); polar_ray.__version__",
     ],
     ids=["import", "recipe", "help"],
 )

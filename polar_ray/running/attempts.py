@@ -1,5 +1,6 @@
 """What actors tell the driver beside their results: which split they are at, and that they could not start."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import ray
@@ -39,7 +40,17 @@ class AttemptLog:
 
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
+        self._starts: Counter[str] = Counter()
         self._failure: PolarRayError | None = None
+
+    def starting(self, actor: str) -> int:
+        """Notes that an actor's process starts; returns how many before it died while they started."""
+        self._starts[actor] += 1
+        return self._starts[actor] - 1
+
+    def started(self, actor: str) -> None:
+        """Notes that an actor is ready to score."""
+        del self._starts[actor]
 
     def cannot_start(self, error: PolarRayError) -> None:
         """Notes that a scorer could not be made. No actor will do better, so the driver stops the run."""

@@ -48,6 +48,11 @@ class Envelope:
     header: Header
     parts: dict[str, pa.Buffer] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What an error message calls the split."""
+        return f"split {self.header.split_id} of {self.header.file or 'the input'}"
+
     def with_header(self, **changes: object) -> "Envelope":
         """Returns the envelope with fields of its header replaced."""
         return replace(self, header=msgspec.structs.replace(self.header, **changes))

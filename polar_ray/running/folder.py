@@ -130,7 +130,10 @@ class RunFolder:
         return self.storage.exists(self.identity) or self.is_finished()
 
     def clear(self) -> None:
-        """Deletes the run in the folder, the manifest first, and nothing else.
+        """Deletes the run in the folder and nothing else.
+
+        The manifest goes first and the commit records before what they stand for, so an interruption leaves a run
+        that can be resumed or cleared.
 
         Raises:
             NotARun: The folder holds files, but no run.
@@ -141,8 +144,8 @@ class RunFolder:
             return
         if storage.exists(self.manifest):
             storage.delete(self.manifest)
-        for name in ("scores", "dead_letters", "_run"):
-            storage.delete_tree(self.join(name))
+        for names in (("_run", "commits"), ("_run", "duplicates"), ("scores",), ("dead_letters",), ("_run",)):
+            storage.delete_tree(self.join(*names))
 
     def check_free(self) -> None:
         """Raises NotARun if the folder holds anything."""

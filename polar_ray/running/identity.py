@@ -1,11 +1,10 @@
 """What a run is: the things that must not change between its start and its resumption."""
 
 import platform
+from importlib import metadata
 from typing import Any
 
 import msgspec
-import pyarrow
-import ray
 
 from polar_ray import __version__
 from polar_ray.data.listing import InputFile
@@ -43,16 +42,25 @@ def describe(file: InputFile) -> dict[str, Any]:
     return {"size": file.size, **version}
 
 
-def establish(folder: RunFolder, identity: Identity) -> None:
+def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> None:
     """Records what the run in the folder is, or checks that a run already there is the same.
+
+    Args:
+        folder: Where the run is, or is to be.
+        identity: What the run is.
+        fresh: Delete a run that is there already.
 
     Raises:
         NotARun: The folder holds files but no run.
         RecipeChanged: The run there has another recipe, input or model; the message says where they differ.
     """
     storage = folder.storage
+    if fresh:
+        folder.clear()
     if not storage.exists(folder.identity):
-        folder.check_free()
+        # Beside a run that was just cleared there may be files of the user's.
+        if not fresh:
+            folder.check_free()
         storage.write_atomic(folder.identity, msgspec.json.encode(identity))
         return
     earlier = msgspec.json.decode(storage.read_bytes(folder.identity), type=Identity)
@@ -74,8 +82,7 @@ def versions() -> dict[str, str]:
     return {
         "polar_ray": __version__,
         "python": platform.python_version(),
-        "ray": ray.__version__,
-        "pyarrow": pyarrow.__version__,
+        **{package: metadata.version(package) for package in ("ray", "pyarrow", "torch", "transformers")},
     }
 
 

@@ -14,18 +14,13 @@ from typing import Any, ClassVar
 import ray
 from ray.data import Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
-from polar_ray.errors import PolarRayError, RunStalled, ScoringError
 from polar_ray.running.cluster import alive_nodes
+from polar_ray.running.failures import PassLost, explain
 from polar_ray.running.folder import Commit
 from polar_ray.running.pipeline import commits
 
 POLL_S = 2.0
-
-
-class PassLost(Exception):
-    """The pass cannot finish, but what is left of the run can be tried again."""
 
 
 class NodeLossWatch:
@@ -114,7 +109,7 @@ def run_pass(dataset: Dataset, attempts: Any, watch: NodeLossWatch) -> Iterator[
             if result is None:
                 return
             if isinstance(result, BaseException):
-                raise _explained(result) from result
+                raise explain(result) from result
             watch.committed()
             yield result
     finally:
@@ -122,45 +117,3 @@ def run_pass(dataset: Dataset, attempts: Any, watch: NodeLossWatch) -> Iterator[
             KeepExecutor.latest.shutdown(force=True)
             KeepExecutor.latest = None
         thread.join(timeout=10)
-
-
-def _explained(error: BaseException) -> BaseException:
-    """Returns the error that a user should see for what Ray raised."""
-    chain = list(_causes(error))
-    for cause in chain:
-        if isinstance(cause, PolarRayError):
-            return cause
-    for cause in chain:
-        if isinstance(cause, ExecutionTimeoutError):
-            return RunStalled(
-                f"no split moved on for limits.no_progress_s seconds: {str(cause).splitlines()[0]} "
-                "The committed splits are kept; look at the cluster (ray status), then run the same command again"
-            )
-    lost = (
-        ray.exceptions.NodeDiedError,
-        ray.exceptions.ObjectLostError,
-        ray.exceptions.WorkerCrashedError,
-        ray.exceptions.OwnerDiedError,
-    )
-    if any(isinstance(cause, lost) for cause in chain):
-        return PassLost(str(error).splitlines()[0])
-    root = next((cause for cause in chain if not isinstance(cause, ray.exceptions.RayError)), error)
-    message = str(root).split("\nFailed to apply UDF", 1)[0]
-    return ScoringError(f"a stage of the pipeline failed: {type(root).__name__}: {message}")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yields an error and what caused it, through Ray's wrappers, the innermost last."""
-    seen: set[int] = set()
-    pending: list[object] = [error]
-    while pending:
-        current = pending.pop(0)
-        if not isinstance(current, BaseException) or id(current) in seen:
-            continue
-        seen.add(id(current))
-        # Ray Data raises from an empty SystemException to shorten its own traceback.
-        if not isinstance(current, SystemException):
-            yield current
-        # RayTaskError keeps the original in `cause`, ActorDiedError keeps a RayTaskError as its argument.
-        inner = current.cause if isinstance(current, ray.exceptions.RayTaskError) else None
-        pending += [inner, *current.args, current.__cause__, current.__context__]

@@ -7,13 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polar_ray.data.listing import InputFile, list_input
+from polar_ray.data.listing import InputFile
 from polar_ray.data.parsing import parse_split
 from polar_ray.data.reading import RawSplit, read_source
 from polar_ray.data.scattered import assemble, parse_candidate_rows
 from polar_ray.data.sources import plan_sources
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.folder import RunFolder
+from polar_ray.running.inputs import input_files
 from polar_ray.running.packing import packing
 from polar_ray.scorers.catalog import make_encoder
 
@@ -52,7 +54,7 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         PolarRayError: The input cannot be listed, or a scorer's tokenizer cannot be loaded.
     """
-    files = list_input(recipe.input)
+    files = input_files(recipe, RunFolder.of(recipe.output.path, recipe.output.storage_options))
     sources = plan_sources(files, recipe.input)
     step = max(1, len(sources) // SAMPLE_FILES)
     sampled = [next(iter(read_source(source, recipe.input))) for source in sources[::step][:SAMPLE_FILES]]

@@ -124,7 +124,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Prints the line above the bar."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def begin(self, done_share: float) -> None:
         """Shows the bar."""

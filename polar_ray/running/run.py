@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from polar_ray.data.listing import list_input
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import RunStalled
 from polar_ray.recipe.recipe import Recipe
@@ -14,12 +13,14 @@ from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.clock import ScoringClock
 from polar_ray.running.cluster import Pool, connected, pools
 from polar_ray.running.duplicates import remove_duplicates
+from polar_ray.running.failures import PassLost
 from polar_ray.running.fingerprints import fingerprints_of
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import Identity, describe, establish, versions
+from polar_ray.running.inputs import input_files
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
-from polar_ray.running.passes import NodeLossWatch, PassLost, run_pass
+from polar_ray.running.passes import NodeLossWatch, run_pass
 from polar_ray.running.pipeline import dataset
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.tally import Tally
@@ -51,11 +52,11 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     reporter = reporter or Silent()
     started, started_at = time.monotonic(), _now()
     folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
-    files = list_input(recipe.input)
+    files = input_files(recipe, folder)
     with connected(recipe.compute):
         sized = pools(recipe.compute, list(recipe.named_scorers.values()))
         job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized))
-        establish(folder, Identity.of(recipe, files, job.fingerprints))
+        establish(folder, Identity.of(recipe, files, job.fingerprints), fresh=fresh)
         if folder.is_finished():
             reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")
             return read_manifest(folder)

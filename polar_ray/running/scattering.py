@@ -20,6 +20,7 @@ from polar_ray.recipe.input import Input
 from polar_ray.recipe.scorers import ScorerConfig
 from polar_ray.running.commit import parquet_bytes
 from polar_ray.running.envelope import Envelope, Header
+from polar_ray.running.failures import stage
 from polar_ray.running.folder import Commit, RunFolder
 from polar_ray.running.packing import packing
 from polar_ray.running.stages import encode, unpack
@@ -48,15 +49,20 @@ class ToRows:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Yields one table per split."""
         for envelope in Envelope.of_block(block):
-            raw = unpack(envelope)
-            parsed = parse_candidate_rows(raw, self.input, self.partitions)
-            storage = self.folder.storage
-            if parsed.dead_letters.num_rows:
-                storage.write_atomic(self.folder.dead_letters(raw.split_id), parquet_bytes(parsed.dead_letters))
-            record = _read_record(raw, parsed.dead_letters, parsed.rows, parsed.drops)
-            storage.write_atomic(self.folder.commit(raw.split_id), msgspec.json.encode(record))
-            wanted = [index for index in range(self.partitions) if partition_id(index) not in self.committed]
-            yield parsed.table.filter(pc.is_in(parsed.table["partition"], pa.array(wanted, pa.int64())))
+            with stage("parsing", envelope.name):
+                rows = self._rows(envelope)
+            yield rows
+
+    def _rows(self, envelope: Envelope) -> pa.Table:
+        raw = unpack(envelope)
+        parsed = parse_candidate_rows(raw, self.input, self.partitions)
+        storage = self.folder.storage
+        if parsed.dead_letters.num_rows:
+            storage.write_atomic(self.folder.dead_letters(raw.split_id), parquet_bytes(parsed.dead_letters))
+        record = _read_record(raw, parsed.dead_letters, parsed.rows, parsed.drops)
+        storage.write_atomic(self.folder.commit(raw.split_id), msgspec.json.encode(record))
+        wanted = [index for index in range(self.partitions) if partition_id(index) not in self.committed]
+        return parsed.table.filter(pc.is_in(parsed.table["partition"], pa.array(wanted, pa.int64())))
 
 
 @dataclass(frozen=True)
@@ -70,22 +76,27 @@ class Gather:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Yields one block per partition."""
         for partition in sorted(pc.unique(block["partition"]).to_pylist()):
-            started = time.perf_counter()
-            parsed = assemble(block.filter(pc.equal(block["partition"], partition)), self.files)
-            header = Header(
-                split_id=partition_id(partition),
-                file="",
-                file_index=0,
-                split_index=partition,
-                last=False,
-                # The rows were counted when they were read; here they only change places.
-                rows=0,
-                rows_in_groups=parsed.rows_in_groups,
-            )
-            groups = parsed.groups_with_places().drop_columns("input_rows")
-            envelope = Envelope(header).with_table("groups", groups).with_table("dead_letters", parsed.dead_letters)
-            envelope = envelope.timed("gather", time.perf_counter() - started)
-            yield encode(envelope, self.scorer_name, self.scorer).to_block()
+            with stage("gathering", partition_id(partition)):
+                envelope = self._gathered(block, partition)
+                encoded = encode(envelope, self.scorer_name, self.scorer)
+            yield encoded.to_block()
+
+    def _gathered(self, block: pa.Table, partition: int) -> Envelope:
+        started = time.perf_counter()
+        parsed = assemble(block.filter(pc.equal(block["partition"], partition)), self.files)
+        header = Header(
+            split_id=partition_id(partition),
+            file="",
+            file_index=0,
+            split_index=partition,
+            last=False,
+            # The rows were counted when they were read; here they only change places.
+            rows=0,
+            rows_in_groups=parsed.rows_in_groups,
+        )
+        groups = parsed.groups_with_places().drop_columns("input_rows")
+        envelope = Envelope(header).with_table("groups", groups).with_table("dead_letters", parsed.dead_letters)
+        return envelope.timed("gather", time.perf_counter() - started)
 
 
 def _read_record(raw: RawSplit, dead_letters: pa.Table, rows: int, drops: dict[str, int]) -> Commit:

@@ -10,13 +10,17 @@ import pyarrow as pa
 import ray
 
 from polar_ray.data.status import Status
-from polar_ray.errors import CheckpointError, PolarRayError
+from polar_ray.errors import CheckpointError, PolarRayError, ScoringError
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
 from polar_ray.running.attempts import Attempt
 from polar_ray.running.envelope import Envelope
+from polar_ray.running.failures import stage
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
+
+MAX_DEATHS_AT_START = 3
+"""Times in a row that an actor's process may die while its model is loaded."""
 
 
 class Score:
@@ -44,29 +48,42 @@ class Score:
         self._attempts = attempts
         self._max_attempts = max_attempts
         self._failure: PolarRayError | None = None
+        actor = ray.get_runtime_context().get_actor_id()
+        deaths = ray.get(attempts.starting.remote(actor))
         try:
+            if deaths >= MAX_DEATHS_AT_START:
+                raise ScoringError(
+                    f"the process of a scoring actor died {deaths} times in a row before it could score; most often "
+                    "its model does not fit into memory: give it a larger machine or GPU, or fewer actors to a node"
+                )
             _check_files(config, fingerprint)
             self._scorer = make_scorer(config)
         except PolarRayError as error:
             # Raised from here it would come out as a page of Ray's own words; the driver asks for it instead.
             ray.get(attempts.cannot_start.remote(error))
             self._failure = error
+        ray.get(attempts.started.remote(actor))
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Yields one block per split, with the split's scores in place of its ids."""
+        for envelope in Envelope.of_block(block):
+            with stage("scoring", envelope.name):
+                scored = self._scored(envelope)
+            yield scored.to_block()
+
+    def _scored(self, envelope: Envelope) -> Envelope:
         if self._failure is not None:
             raise self._failure
-        for envelope in Envelope.of_block(block):
-            started = time.perf_counter()
-            encoded = f"encoded:{self._name}"
-            groups = envelope.table("groups")
-            ids = envelope.table(encoded) if encoded in envelope.parts else None
-            key = f"{self._name}:{envelope.header.split_id}"
-            attempt = ray.get(self._attempts.begin.remote(key))
-            scores = self._score(key, groups, ids, attempt)
-            ray.get(self._attempts.finish.remote(key))
-            envelope = envelope.without(encoded).with_table(f"scores:{self._name}", scores.to_table())
-            yield envelope.timed(f"score:{self._name}", time.perf_counter() - started).to_block()
+        started = time.perf_counter()
+        encoded = f"encoded:{self._name}"
+        groups = envelope.table("groups")
+        ids = envelope.table(encoded) if encoded in envelope.parts else None
+        key = f"{self._name}:{envelope.header.split_id}"
+        attempt = ray.get(self._attempts.begin.remote(key))
+        scores = self._score(key, groups, ids, attempt)
+        ray.get(self._attempts.finish.remote(key))
+        envelope = envelope.without(encoded).with_table(f"scores:{self._name}", scores.to_table())
+        return envelope.timed(f"score:{self._name}", time.perf_counter() - started)
 
     def _score(self, key: str, groups: pa.Table, ids: pa.Table | None, attempt: Attempt) -> Scores:
         if groups.num_rows == 0:
@@ -87,7 +104,10 @@ class Score:
                 return self._scorer.score_table(groups, ids)
             return score_subset(self._scorer, groups, ids, set_aside, Status.CRASHED, self._crash_message())
         except Exception as error:
-            # What a scorer raises here would hit every group of the split. It becomes their status; the driver
+            if isinstance(error, PolarRayError) and not isinstance(error, ScoringError):
+                # The scorer says that it cannot work at all: no other split would fare better.
+                raise
+            # What else a scorer raises here hit every group of the split. It becomes their status; the driver
             # stops the run when no split fares better.
             if "CUDA error" in str(error):
                 # A CUDA error leaves the process unable to use the device: only a new process helps.

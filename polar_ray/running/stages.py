@@ -13,10 +13,12 @@ import pyarrow as pa
 
 from polar_ray.data.parsing import parse_split
 from polar_ray.data.reading import RawSplit, read_source
+from polar_ray.data.sources import Source
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.scorers import ScorerConfig
 from polar_ray.running.commit import commit_split
 from polar_ray.running.envelope import Envelope, Header
+from polar_ray.running.failures import stage
 from polar_ray.running.folder import RunFolder
 from polar_ray.scorers.base import Encoder
 from polar_ray.scorers.catalog import make_encoder
@@ -34,8 +36,12 @@ class Read:
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split."""
         for source in block.column("source").to_pylist():
+            yield from self._splits(pickle.loads(source))
+
+    def _splits(self, source: Source) -> Blocks:
+        with stage("reading", source.file.path):
             started = time.perf_counter()
-            for raw in read_source(pickle.loads(source), self.input, self.committed):
+            for raw in read_source(source, self.input, self.committed):
                 yield pack(raw).timed("read", time.perf_counter() - started).to_block()
                 started = time.perf_counter()
 
@@ -51,15 +57,19 @@ class Encode:
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split."""
         for envelope in Envelope.of_block(block):
-            started = time.perf_counter()
-            parsed = parse_split(unpack(envelope), self.input)
-            envelope = envelope.without("raw", "raw_split").with_header(
-                rows_in_groups=parsed.rows_in_groups, drops=parsed.drops
-            )
-            groups = parsed.groups_with_places().drop_columns("input_rows")
-            envelope = envelope.with_table("groups", groups).with_table("dead_letters", parsed.dead_letters)
-            envelope = envelope.timed("parse", time.perf_counter() - started)
-            yield encode(envelope, self.scorer_name, self.scorer).to_block()
+            with stage("encoding", envelope.name):
+                encoded = encode(self._parse(envelope), self.scorer_name, self.scorer)
+            yield encoded.to_block()
+
+    def _parse(self, envelope: Envelope) -> Envelope:
+        started = time.perf_counter()
+        parsed = parse_split(unpack(envelope), self.input)
+        envelope = envelope.without("raw", "raw_split").with_header(
+            rows_in_groups=parsed.rows_in_groups, drops=parsed.drops
+        )
+        groups = parsed.groups_with_places().drop_columns("input_rows")
+        envelope = envelope.with_table("groups", groups).with_table("dead_letters", parsed.dead_letters)
+        return envelope.timed("parse", time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,9 @@ class EncodeNext:
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split."""
         for envelope in Envelope.of_block(block):
-            yield encode(envelope, self.scorer_name, self.scorer).to_block()
+            with stage("encoding", envelope.name):
+                encoded = encode(envelope, self.scorer_name, self.scorer)
+            yield encoded.to_block()
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,8 @@ class Write:
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split: its commit record as JSON."""
         for envelope in Envelope.of_block(block):
-            record = commit_split(self.folder, envelope, self.scorer_names)
+            with stage("writing", envelope.name):
+                record = commit_split(self.folder, envelope, self.scorer_names)
             yield pa.table({"commit": pa.array([record], pa.binary())})
 
 

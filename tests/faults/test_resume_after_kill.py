@@ -117,9 +117,7 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on_and_can(
     assert_same_as(undisturbed, folder)
 
 
-def test_a_run_killed_before_its_manifest_scores_nothing_again(
-    inputs: Path, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_run_killed_before_its_manifest_scores_nothing_again(inputs: Path, undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(undisturbed, folder)
     (folder / "manifest.json").unlink()

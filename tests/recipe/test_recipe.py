@@ -39,7 +39,10 @@ def test_a_wrong_key_is_named_with_the_nearest_right_one(override: str, expected
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("scorer.dtype=float33", "scorer.dtype: input should be 'float32', 'bfloat16' or 'float16', but it is 'float33'"),
+        (
+            "scorer.dtype=float33",
+            "scorer.dtype: input should be 'float32', 'bfloat16' or 'float16', but it is 'float33'",
+        ),
         ("compute.actors.max=two", "compute.actors.max: input should be a valid integer"),
         ("compute.actors={min: 3, max: 2}", "compute.actors: max (2) is below min (3)"),
         ("limits.max_dead_letters=-1", "limits.max_dead_letters: input should be greater than or equal to 0"),
@@ -73,7 +76,11 @@ def test_overrides_leave_the_given_data_alone() -> None:
 
 
 def test_a_recipe_has_one_scorer_or_several_named_ones() -> None:
-    several = {**BASE, "scorer": None, "scorers": {"length": {"kind": "length"}, "polar": {"kind": "polar", "model": "m"}}}
+    several = {
+        **BASE,
+        "scorer": None,
+        "scorers": {"length": {"kind": "length"}, "polar": {"kind": "polar", "model": "m"}},
+    }
     assert list(Recipe.of(several).named_scorers) == ["length", "polar"]
     assert list(Recipe.of(BASE).named_scorers) == [""]
     for wrong in ({**several, "scorer": BASE["scorer"]}, {**BASE, "scorer": None}):

@@ -58,12 +58,12 @@ def test_a_bar_shows_share_figures_and_what_is_said() -> None:
     output = io.StringIO()
     bar = Bar(Console(file=output, force_terminal=True, width=120))
     bar.begin(0.0)
-    bar.say("a node was lost; going on [0.5]")
+    bar.say("a node was lost; going on [bold]:smile:")
     bar.update(tally(1), 0.5)
     bar.update(tally(3), 1.0)
     bar.end()
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", output.getvalue())
-    assert "a node was lost; going on [0.5]" in text
+    assert "a node was lost; going on [bold]:smile:" in text
     assert "100%" in text
     assert "42 candidates" in text
     assert "6 dead letters" in text

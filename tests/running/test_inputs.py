@@ -1,0 +1,35 @@
+"""A run never reads what it has written itself."""
+
+from pathlib import Path
+
+import pytest
+from conftest import rows, write_jsonl, write_parquet
+from runs import recipe
+
+from polar_ray.errors import InputError
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.folder import RunFolder
+from polar_ray.running.inputs import input_files
+
+
+def listed(wanted: Recipe) -> list[str]:
+    return [Path(file.path).name for file in input_files(wanted, RunFolder.of(wanted.output.path))]
+
+
+def test_an_output_folder_in_the_input_folder_is_passed_over(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", rows(1))
+    write_jsonl(tmp_path / "out-of-date" / "b.jsonl", rows(1))
+    write_parquet(tmp_path / "out" / "scores" / "part-00000-00000.parquet", rows(1))
+    assert listed(recipe(tmp_path, tmp_path / "out")) == ["a.jsonl", "b.jsonl"]
+    assert listed(recipe(tmp_path, f"{tmp_path}/out/")) == ["a.jsonl", "b.jsonl"]
+
+
+def test_another_runs_output_is_input_like_any_other(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "first" / "scores" / "part-00000-00000.parquet", rows(1))
+    assert listed(recipe(tmp_path / "first" / "scores", tmp_path / "second")) == ["part-00000-00000.parquet"]
+
+
+def test_an_input_that_is_all_output_is_an_error(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "scores" / "part-00000-00000.parquet", rows(1))
+    with pytest.raises(InputError, match=r"lie in output\.path"):
+        listed(recipe(tmp_path / "scores", tmp_path))

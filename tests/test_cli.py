@@ -1,0 +1,233 @@
+"""The commands: what they print, what they leave, and that every mistake is one sentence with a way on."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import rows, write_jsonl
+from runs import TESTS, TINY_POLAR, files_below, score_table
+
+import polar_ray
+from polar_ray.cli import main
+
+ROOT = TESTS.parent
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process, where Ray may be running already; returns exit code, output and errors."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["polar-ray", *map(str, arguments)])
+        code: str | int | None = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        return int(code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "in.jsonl", rows(5))
+    path = tmp_path / "recipe.yaml"
+    parts = {
+        "input": {"path": str(tmp_path / "in.jsonl"), "split_rows": 2},
+        "scorer": {"kind": "length"},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    path.write_text(yaml.safe_dump(parts))
+    return path
+
+
+def one_sentence(error: str, kind: str) -> str:
+    """Checks that an error is one line of the right kind, and returns what it says."""
+    match = re.fullmatch(rf"polar-ray: {kind}: (.*)\n", error)
+    assert match is not None, error
+    assert "Traceback" not in error
+    return match[1]
+
+
+def test_the_demo_scores_the_shipped_generations_in_a_process_of_its_own(tmp_path: Path) -> None:
+    arguments = ["run", "pipelines/demo.yaml", f"output.path={tmp_path / 'out'}", "--fresh", "--show", "2"]
+    result = subprocess.run(
+        [sys.executable, "-m", "polar_ray", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "40 groups, 276 candidates from 40 rows" in result.stdout
+    assert "conservation: 40 rows read = 40 in groups + 0 dead letters + 0 drops" in result.stdout
+    assert f"score table: {tmp_path / 'out'}/scores/part-*.parquet" in result.stdout
+    assert result.stdout.count("reference") >= 2
+    assert score_table(tmp_path / "out").num_rows == 40
+    for noise in ("Traceback", "WARNING", "Warning", "UserWarning", "ray::"):
+        assert noise not in result.stderr
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_running_twice_resumes_and_then_has_nothing_to_do(command: Run, recipe: Path, tmp_path: Path) -> None:
+    code, output, errors = command("run", recipe, "--show", "1")
+    assert code == 0, errors
+    assert "5 groups, 15 candidates from 5 rows" in output
+    assert "status: ok 15" in output
+    code, output, errors = command("run", recipe)
+    assert code == 0
+    assert "holds this run, finished; nothing to do" in errors
+    code, _, errors = command("run", recipe, "input.split_rows=3")
+    assert code == 1
+    assert "input.split_rows was 2 and is 3; use --fresh" in one_sentence(errors, "RecipeChanged")
+    code, output, errors = command("show", tmp_path / "out", "-n", "2")
+    assert (code, errors) == (0, "")
+    assert "5 groups, 15 candidates" in output
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_candidates_are_shown_in_ranked_order(command: Run, recipe: Path) -> None:
+    _, output, _ = command("run", recipe, "--show", "1")
+    shown = re.findall(r"│ +(\d) │ +(\d+\.\d+) │ ok ", output)
+    assert [rank for rank, _ in shown] == sorted(rank for rank, _ in shown)
+    rewards = [float(reward) for _, reward in shown]
+    assert len(rewards) == 3
+    assert rewards == sorted(rewards, reverse=True)
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_run_that_cannot_come_to_anything_ends_with_its_cause(command: Run, recipe: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in.jsonl", [{"text": "x"}] * 4)
+    code, output, errors = command("run", recipe)
+    assert (code, output) == (1, "")
+    last = errors.splitlines(keepends=True)[-1]
+    assert "4 of the 4 rows read became dead letters" in one_sentence(last, "TooManyDeadLetters")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    code, _, errors = command("show", tmp_path / "out")
+    assert code == 1
+    assert "has not finished" in one_sentence(errors, "NotFinished")
+
+
+@pytest.mark.usefixtures("embedded_ray")
+@pytest.mark.parametrize(
+    ("scorer", "kind", "sentence"),
+    [
+        ("{kind: polar, model: /nowhere/POLAR-7B}", "CheckpointError", "/nowhere/POLAR-7B"),
+        ("{kind: custom, target: 'nowhere:Mine'}", "RecipeError", "cannot be imported"),
+        ("{kind: custom, target: 'faulty:by_length'}", "RecipeError", "is not a subclass of"),
+    ],
+)
+def test_a_scorer_that_is_not_there_stops_the_run_before_anything_is_written(
+    command: Run, recipe: Path, tmp_path: Path, scorer: str, kind: str, sentence: str
+) -> None:
+    code, output, errors = command("run", recipe, f"scorer={scorer}")
+    assert (code, output) == (1, "")
+    assert sentence in one_sentence(errors, kind)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("input.pth=x", "unknown key input.pth; did you mean path?"),
+        ("compute.actors.maxx=2", "unknown key compute.actors.maxx; did you mean max?"),
+        ("scorer.kind=lenght", "scorer.kind 'lenght' is not a scorer; did you mean length?"),
+        ("compute.actors.max=many", "compute.actors.max: input should be a valid integer"),
+        ("verbose", "the override 'verbose' must look like key.key=value"),
+    ],
+)
+@pytest.mark.parametrize("name", ["run", "plan"])
+def test_a_wrong_override_is_one_sentence_with_the_nearest_right_key(
+    command: Run, recipe: Path, name: str, override: str, sentence: str
+) -> None:
+    code, output, errors = command(name, recipe, override)
+    assert (code, output) == (1, "")
+    assert sentence in one_sentence(errors, "RecipeError")
+
+
+def test_a_recipe_that_is_not_there_is_one_sentence(command: Run, tmp_path: Path) -> None:
+    code, _, errors = command("run", tmp_path / "nowhere.yaml")
+    assert code == 1
+    assert "nowhere.yaml: No such file" in one_sentence(errors, "RecipeError")
+
+
+def test_an_input_that_is_not_there_is_one_sentence(command: Run, recipe: Path, tmp_path: Path) -> None:
+    for name in ("run", "plan"):
+        code, _, errors = command(name, recipe, f"input.path={tmp_path}/nowhere/*.parquet")
+        assert code == 1
+        assert "nowhere" in one_sentence(errors, "InputError")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run_cannot_be_shown(command: Run, tmp_path: Path) -> None:
+    code, _, errors = command("show", tmp_path)
+    assert code == 1
+    assert "it has no manifest.json" in one_sentence(errors, "NotARun")
+
+
+def test_a_plan_shows_recipe_input_sample_and_estimate_and_writes_nothing(
+    command: Run, recipe: Path, tmp_path: Path
+) -> None:
+    code, output, errors = command("plan", recipe, "input.split_rows=3")
+    assert (code, errors) == (0, "")
+    assert "split_rows: 3" in output
+    assert f"  {tmp_path / 'in.jsonl'}  " in output
+    assert "sample: 3 rows → 3 groups, 9 candidates, 0 tokens, 0 dead letters" in output
+    assert "candidates (the sample is" in output
+    assert output.rstrip().endswith("nothing was written")
+    assert files_below(tmp_path) == {"in.jsonl", "recipe.yaml"}
+
+
+def test_long_paths_and_those_that_look_like_markup_are_printed_as_they_are(
+    command: Run, recipe: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / ("long-" * 30) / "[bold]:smile:"
+    write_jsonl(folder / "in.jsonl", rows(1))
+    code, output, errors = command("plan", recipe, f"input.path={folder}/in.jsonl".replace("[bold]", "[[]bold]"))
+    assert code == 0, errors
+    assert f"  {folder}/in.jsonl  " in output
+    assert "[[]bold]:smile:/in.jsonl" in output
+
+
+def test_a_plan_shows_the_first_candidate_as_text_and_ids(command: Run, recipe: Path) -> None:
+    model = f"scorer={{kind: polar, model: {TINY_POLAR['model']}}}"
+    code, output, errors = command("plan", recipe, model)
+    assert code == 0, errors
+    assert "first encoded candidate" in output
+    assert "<|reward|>question 0" in output
+    assert re.search(r"\d+ ids: \[1, ", output)
+
+
+def test_env_names_versions_and_devices(command: Run) -> None:
+    code, output, errors = command("env")
+    assert (code, errors) == (0, "")
+    found = dict(line.split(maxsplit=1) for line in output.splitlines())
+    assert found["polar-ray"] == polar_ray.__version__
+    assert {"python", "platform", "cpu", "cuda", "ray", "torch", "transformers", "pyarrow"} <= set(found)
+
+
+def test_help_names_every_command(command: Run) -> None:
+    code, output, _ = command("--help")
+    assert code == 0
+    for name in ("run", "plan", "show", "env"):
+        assert re.search(rf"^ *{name} ", output, re.MULTILINE)
+
+
+def test_the_version_is_printed(command: Run) -> None:
+    assert command("--version") == (0, f"{polar_ray.__version__}\n", "")
+
+
+def test_wrong_usage_has_its_own_exit_code(command: Run, recipe: Path) -> None:
+    assert command("score", recipe)[0] == 2
+    assert command("run")[0] == 2
+    assert command("run", recipe, "--resume")[0] == 2
