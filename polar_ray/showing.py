@@ -1,12 +1,13 @@
 """What the commands print: manifests, plans, and groups with their candidates in ranked order."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from polar_ray.data.scores import scorer_names
+from polar_ray.data.status import Status
 from polar_ray.deriving.columns import ScoreColumns
 
 if TYPE_CHECKING:
@@ -43,24 +44,27 @@ def print_manifest(manifest: "Manifest", path: str) -> None:
 
 
 def print_groups(table: "pa.Table") -> None:
-    """Prints groups of a score table: prompt, reference, and the candidates in ranked order."""
+    """Prints groups of a score table: prompt, references, and the candidates as the first scorer ranks them.
+
+    Every scorer has a column of rewards; a candidate without a reward shows its status there instead.
+    """
     console = _console()
-    column = ScoreColumns(scorer_names(table.schema)[0])
+    scorers = [ScoreColumns(name) for name in scorer_names(table.schema)]
     for row in table.to_pylist():
         grid = Table(title=_plain(_text(row["prompt"])), title_justify="left", title_style="bold", expand=True)
         grid.add_column("rank", justify="right", width=4)
-        grid.add_column("reward", justify="right", width=8)
-        grid.add_column("status", width=9)
+        for scorer in scorers:
+            grid.add_column(scorer("reward"), justify="right", min_width=8)
         grid.add_column("candidate", ratio=1)
         for reference in row["references"]:
-            grid.add_row("", "", "reference", _plain(_text(reference)), style="dim", end_section=True)
-        for rank, reward, status, candidate in _ranked(row, column):
             grid.add_row(
-                "" if rank is None else str(rank),
-                "" if reward is None else f"{reward:.3f}",
-                status,
-                _plain(_text(candidate["messages"])),
+                "", *[""] * len(scorers), _plain("reference: " + _text(reference)), style="dim", end_section=True
             )
+        for place in _ranked(row[scorers[0]("rank")]):
+            rank = row[scorers[0]("rank")][place]
+            cells = [_reward(row[scorer("reward")][place], row[scorer("status")][place]) for scorer in scorers]
+            text = _plain(_text(row["candidates"][place]["messages"]))
+            grid.add_row("" if rank is None else str(rank), *cells, text)
         console.print(grid)
 
 
@@ -91,12 +95,15 @@ def print_plan(plan: "Plan") -> None:
     console.print("nothing was written")
 
 
-def _ranked(row: dict[str, Any], column: ScoreColumns) -> list[tuple[int | None, float | None, str, dict[str, Any]]]:
-    """The candidates of a row, best first, those without a reward last."""
-    entries = list(
-        zip(row[column("rank")], row[column("reward")], row[column("status")], row["candidates"], strict=True)
-    )
-    return sorted(entries, key=lambda entry: (entry[0] is None, entry[0] or 0))
+def _ranked(ranks: list[int | None]) -> list[int]:
+    """Places of the candidates, best first, those without a rank last."""
+    return sorted(range(len(ranks)), key=lambda place: (ranks[place] is None, ranks[place] or 0))
+
+
+def _reward(reward: float | None, status: str) -> str:
+    if reward is None:
+        return status
+    return f"{reward:.3f}" if status == Status.OK.value else f"{reward:.3f} {status}"
 
 
 def _text(messages: list[dict[str, str]]) -> str:

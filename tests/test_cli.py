@@ -98,7 +98,7 @@ def test_running_twice_resumes_and_then_has_nothing_to_do(command: Run, recipe: 
 @pytest.mark.usefixtures("embedded_ray")
 def test_candidates_are_shown_in_ranked_order(command: Run, recipe: Path) -> None:
     _, output, _ = command("run", recipe, "--show", "1")
-    shown = re.findall(r"│ +(\d) │ +(\d+\.\d+) │ ok ", output)
+    shown = re.findall(r"│ +(\d) │ +(\d+\.\d+) │ ", output)
     assert [rank for rank, _ in shown] == sorted(rank for rank, _ in shown)
     rewards = [float(reward) for _, reward in shown]
     assert len(rewards) == 3
