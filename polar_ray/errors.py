@@ -13,6 +13,7 @@
     ├── TokenizerError         a tokenizer or chat template cannot be used safely
     ├── SelfCheckError         a scorer came out wrong on its own known pair
     ├── ScoringError           every group failed, so the run stopped
+    ├── ClusterUnreachable     there is no Ray at the address
     ├── ClusterTooSmall        the actors that the recipe asks for do not fit
     ├── RunStalled             no progress for too long
     └── ConservationError      rows read != groups + dead letters + declared drops
@@ -71,6 +72,10 @@ class SelfCheckError(PolarRayError):
 
 class ScoringError(PolarRayError):
     """Scoring failed for every group, so the run stopped."""
+
+
+class ClusterUnreachable(PolarRayError):
+    """There is no Ray cluster at the address, or it does not let this user in."""
 
 
 class ClusterTooSmall(PolarRayError):

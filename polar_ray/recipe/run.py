@@ -55,8 +55,11 @@ class Limits(Part):
         max_dead_letters: A share of the rows read (below 1) or a number of rows; more stop the run, early.
         max_attempts: Times that a group may kill its process before it is set aside as ``crashed``.
         no_progress_s: Seconds without any split moving on after which the run ends with ``RunStalled``.
+        node_loss_s: Seconds without a commit, after a node was lost, in which Ray may recover by itself (more where
+            start-up or a split takes longer); then what is left is started anew on the nodes that are there.
     """
 
     max_dead_letters: float = Field(default=0.5, ge=0)
     max_attempts: int = Field(default=2, ge=1)
     no_progress_s: float = Field(default=1800, gt=0)
+    node_loss_s: float = Field(default=45, gt=0)

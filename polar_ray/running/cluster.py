@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from types import FrameType
 
 import ray
 
-from polar_ray.errors import ClusterTooSmall
+from polar_ray.errors import ClusterTooSmall, ClusterUnreachable
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
 
@@ -22,6 +23,9 @@ They differ from each other and from any usual actor, because Ray Data fuses nei
 same resources, and fused stages cannot overlap.
 """
 
+CONNECT_S = 10.0
+"""Seconds in which a cluster must answer at its address."""
+
 
 @contextlib.contextmanager
 def connected(compute: Compute) -> Iterator[None]:
@@ -29,6 +33,9 @@ def connected(compute: Compute) -> Iterator[None]:
 
     Ray that was started here is stopped at the end; Ray that was there already is left running. Until then SIGTERM
     raises SystemExit in the main thread, so that a run that is told to stop cleans up.
+
+    Raises:
+        ClusterUnreachable: There is no Ray at the address.
     """
     if ray.is_initialized():
         yield
@@ -36,8 +43,11 @@ def connected(compute: Compute) -> Iterator[None]:
     # Ray Data logs every error with its stack before it raises it; the error itself says more.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     address = compute.address or os.environ.get("RAY_ADDRESS")
+    # Ray Data's actor pools make Ray's core log an error about constructor arguments that is none. At this level it
+    # keeps quiet.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address:
-        ray.init(address=address, logging_level="WARNING", log_to_driver=False)
+        _connect(address)
     else:
         _start_embedded()
     try:
@@ -65,16 +75,49 @@ def _exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start_embedded() -> None:
-    """Starts Ray inside this process, quietly."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Data's actor pools make Ray's core log an error about constructor arguments that is none. At this level it
-    # keeps quiet, after one line that says so; that line is what stderr is turned away for.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+def _connect(address: str) -> None:
+    """Connects to a cluster that is there."""
+    remedy = "correct compute.address (or RAY_ADDRESS), or leave it out to start Ray inside this process"
+    host, port = _host_and_port(address)
+    try:
+        if port:
+            # Ray itself would try for 20 minutes.
+            socket.create_connection((host, port), timeout=CONNECT_S).close()
+        with _stderr_turned_away():
+            ray.init(address=address, logging_level="WARNING", log_to_driver=False)
+    except OSError as error:
+        raise ClusterUnreachable(f"there is no Ray cluster at {address}: {error}; {remedy}") from error
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterUnreachable(
+            f"the Ray cluster at {address} asks for a token that this process does not have: set RAY_AUTH_MODE=token "
+            "and RAY_AUTH_TOKEN_PATH as on the cluster"
+        ) from error
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Returns where to knock; port 0 for an address such as ``auto``, which Ray looks up by itself."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if separator and port.isdigit() else (address, 0)
+
+
+@contextlib.contextmanager
+def _stderr_turned_away() -> Iterator[None]:
+    """Sends standard error nowhere: Ray's core announces there that its log is restricted, which is of no use."""
     stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+def _start_embedded() -> None:
+    """Starts Ray inside this process, quietly."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with _stderr_turned_away():
         # One logical CPU more than there are cores: reading and writing wait for storage most of the time, and
         # without it a scoring actor that takes every core would leave them none.
         ray.init(
@@ -85,10 +128,6 @@ def _start_embedded() -> None:
             logging_level="CRITICAL",
             log_to_driver=False,
         )
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ POLL_S = 2.0
 
 
 class NodeLossWatch:
-    """Notices that a node has died and that nothing has been committed since.
+    """Notices that a node has died and that nothing has been committed for a while.
 
     Attributes:
-        grace_s: Seconds that Ray gets to recover by itself; splits that take longer get more.
+        grace_s: Seconds that Ray gets to recover by itself; start-up and splits that take longer get more.
     """
 
-    def __init__(self, grace_s: float = 45.0) -> None:
+    def __init__(self, grace_s: float) -> None:
         self.grace_s = grace_s
         self._nodes = alive_nodes()
         self._lost_at: float | None = None
@@ -41,10 +41,11 @@ class NodeLossWatch:
         """Notes a commit."""
         now = time.monotonic()
         self._slowest = max(self._slowest, now - self._last_commit)
-        self._last_commit, self._lost_at = now, None
+        # A loss is not forgotten: the other actors commit what they have at hand before the pass stands still.
+        self._last_commit = now
 
     def stuck(self) -> bool:
-        """Whether a node is gone and the pass has stood still since."""
+        """Whether a node is gone and the pass stands still."""
         now = time.monotonic()
         nodes = alive_nodes()
         if self._nodes - nodes:
@@ -52,7 +53,7 @@ class NodeLossWatch:
         self._nodes = nodes
         if self._lost_at is None:
             return False
-        return now - max(self._lost_at, self._last_commit) > max(self.grace_s, 3 * self._slowest)
+        return now - max(self._lost_at, self._last_commit) > max(self.grace_s, 2 * self._slowest)
 
 
 class KeepExecutor(ExecutionCallback):

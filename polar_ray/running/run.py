@@ -9,6 +9,7 @@ import msgspec
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import RunStalled
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.recipe.run import Actors
 from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.clock import ScoringClock
 from polar_ray.running.cluster import Pool, connected, pools
@@ -106,7 +107,7 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
         clock.start()
         try:
             pipeline = dataset(job, sources, todo.committed, sized, attempts)
-            for commit in run_pass(pipeline, attempts, NodeLossWatch()):
+            for commit in run_pass(pipeline, attempts, NodeLossWatch(limits.node_loss_s)):
                 for new in todo.add(commit):
                     tally.add(new)
                 clock.tick(tally)
@@ -122,7 +123,9 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
                     "are kept; look at the cluster (ray status), then run the same command again"
                 ) from reason
             reporter.say(f"{reason}; going on with what is left")
-            sized = pools(job.recipe.compute, list(job.recipe.named_scorers.values()))
+            # Fewer actors than the recipe's minimum are better than none while a node is away.
+            least = job.recipe.compute.model_copy(update={"actors": Actors(min=1, max=job.recipe.compute.actors.max)})
+            sized = pools(least, list(job.recipe.named_scorers.values()))
         else:
             # A pass that comes to its end has done all there was to do; another would find the same.
             break

@@ -1,0 +1,86 @@
+"""A node that is lost costs a retry, not the run, whether or not what is left has room for the pool."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from clusters import Cluster, cluster
+from conftest import rows, write_jsonl
+from processes import command, commits, contents, polar_ray, wait_for, with_title
+
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.run import run
+
+SPLITS = 40
+SCORER = "ray::MapWorker(MapBatches(Score))"
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Cluster]:
+    """A cluster whose head node, where the driver runs, has two CPUs."""
+    with cluster("--num-cpus=2", "--include-dashboard=false") as started:
+        yield started
+
+
+@pytest.fixture
+def raylets(head: Cluster) -> Iterator[list[psutil.Process]]:
+    """Two more nodes with two CPUs each."""
+    with head.node(cpus=2) as first, head.node(cpus=2) as second:
+        yield [first, second]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("data") / "in.jsonl", rows(2 * SPLITS))
+
+
+def recipe_of(data: Path, output: Path, seconds: float, **parts: Any) -> dict[str, Any]:
+    return {
+        "input": {"path": str(data), "split_rows": 2},
+        "scorer": {"kind": "custom", "target": "faulty:Slow", "settings": {"seconds": seconds}},
+        "output": {"path": str(output)},
+        **parts,
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory, embedded_ray: None) -> dict[str, bytes]:
+    """The files of a run on one machine that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    run(Recipe.of(recipe_of(data, folder, seconds=0)))
+    assert pq.read_table(folder / "scores").num_rows == 2 * SPLITS
+    return contents(folder)
+
+
+@pytest.mark.parametrize(
+    ("actors", "stalls"),
+    # Three nodes with six CPUs. One actor or two leave room for all when two CPUs are gone; four fill what is left, so
+    # that nothing can be read or written any more (ray-project/ray#44687).
+    [({"min": 1, "max": 2}, False), ({"min": 4, "max": 4}, True)],
+    ids=["with_room_left", "without_room_left"],
+)
+def test_a_run_outlives_a_raylet_that_is_killed(
+    actors: dict[str, int],
+    stalls: bool,
+    head: Cluster,
+    raylets: list[psutil.Process],
+    data: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    compute = {"address": head.address, "actors": actors}
+    folder = tmp_path / "out"
+    recipe = tmp_path / "recipe.yaml"
+    description = recipe_of(data, folder, seconds=0.25, compute=compute, limits={"node_loss_s": 5})
+    recipe.write_text(yaml.safe_dump(description))
+    with command(polar_ray("run", str(recipe)), tmp_path / "log", head.environment) as running:
+        wait_for("four commits", lambda: commits(folder) >= 4)
+        victim = next(raylet for raylet in raylets if with_title(SCORER, raylet.children()))
+        victim.kill()
+        assert running.wait() == 0, running.output
+        assert ("a node was lost" in running.output) == stalls
+    assert contents(folder) == undisturbed
