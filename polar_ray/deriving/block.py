@@ -57,6 +57,11 @@ class Block:
         return np.asarray(marked[self.starts[1:]] - marked[self.starts[:-1]])
 
 
+def threshold(reward: float) -> float:
+    """Returns a threshold as a float32 would hold it: rewards are float32, and one that is shown as 0.7 is at least 0.7."""
+    return float(np.float32(reward))
+
+
 def block_of(table: pa.Table, wanted: Wanted) -> Block:
     """Takes the wanted columns of a score table apart."""
     rewards = flat(table.column(wanted.reward))

@@ -38,7 +38,7 @@ class Order:
     @property
     def place(self) -> np.ndarray:
         """int64 [E]: the place of each."""
-        return np.arange(len(self.candidate)) - np.repeat(self.starts[:-1], self.counts)
+        return np.asarray(np.arange(len(self.candidate)) - np.repeat(self.starts[:-1], self.counts))
 
     def at(self, group: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Returns positions in ``candidate`` and ``reward``."""

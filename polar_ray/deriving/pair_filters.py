@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from polar_ray.deriving.block import Block
+from polar_ray.deriving.block import Block, threshold
 from polar_ray.deriving.ledger import Ledger
 from polar_ray.deriving.order import Order
 from polar_ray.deriving.strategies import Proposals
@@ -61,7 +61,7 @@ def _filters(block: Block, config: Pairs, texts: Texts) -> Iterator[tuple[str, C
     if (most := config.max_margin) is not None:
         yield "margin_too_large", lambda pairs: pairs.margin <= most
     if (lowest := config.min_chosen) is not None:
-        yield "chosen_too_low", lambda pairs: pairs.chosen_reward >= lowest
+        yield "chosen_too_low", lambda pairs: pairs.chosen_reward >= threshold(lowest)
     if config.above_reference is not None:
         reference = _reference_reward(block)
         yield "no_reference_reward", lambda pairs: ~np.isnan(reference[pairs.group])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polar_ray.deriving.block import Block
+from polar_ray.deriving.block import Block, threshold
 from polar_ray.deriving.curve import CurveSums, curve_sums
 from polar_ray.deriving.eligible import Fits, eligible
 from polar_ray.deriving.ledger import Ledger
@@ -68,7 +68,7 @@ def best_of_n(
     z_score = z_scores(order)
     kept = np.ones(len(order.candidate), bool)
     if config.min_reward is not None:
-        kept &= order.reward >= config.min_reward
+        kept &= order.reward >= threshold(config.min_reward)
     if lowest is not None:
         kept &= order.reward.astype(np.float32) >= np.float32(lowest)
     if config.min_z is not None:
@@ -89,7 +89,10 @@ def label(block: Block, candidates: Candidates, config: Labels, texts: Texts, *,
     order = best_first(block, eligible(block, candidates, texts, ledger, removed, needed=1, fits=fits))
     z_score = z_scores(order)
     value = order.reward if config.by == "reward" else z_score
-    labels = np.select([value >= config.good, value <= config.bad], [GOOD, BAD], UNSURE)
+    good, bad = config.good, config.bad
+    if config.by == "reward":
+        good, bad = threshold(good), threshold(bad)
+    labels = np.select([value >= good, value <= bad], [GOOD, BAD], UNSURE)
     kept = np.ones(len(labels), bool)
     if config.unsure == "drop":
         kept = labels != UNSURE

@@ -110,7 +110,7 @@ def _rejected(
             above_worst = np.floor(quantile * (counts - 1)).astype(np.int64)
             return np.asarray(np.maximum(1, counts - 1 - above_worst))
         case BestVsSigma(sigmas=sigmas):
-            return _nearest(order, sigmas)[groups]
+            return np.asarray(_nearest(order, sigmas)[groups])
         case _:
             raise AssertionError(strategy)
 

@@ -102,9 +102,7 @@ class Scores:
             status=pa.array([score.status.value for score in scores], pa.string()),
             tokens=pa.array([score.tokens for score in scores], pa.int32()),
             error=pa.array([score.error for score in scores], pa.string()),
-            extras={
-                name: pa.array([score.extras.get(name) for score in scores], pa.float32()) for name in extras
-            },
+            extras={name: pa.array([score.extras.get(name) for score in scores], pa.float32()) for name in extras},
         )
 
 

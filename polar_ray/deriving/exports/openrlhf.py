@@ -1,8 +1,8 @@
 """OpenRLHF (3c3be623), to be read with ``--data.apply_chat_template``.
 
 Its ``--data.prompt_key`` is unset by default, and then a column ``prompt`` is ignored in silence: so the default is
-whole conversations in ``chosen`` and ``rejected``. Its DPO reader takes as the prompt all but the last message of ``chosen``,
-so the answer must be one message. SFT rows go with ``--data.input_key input --data.output_key output``.
+whole conversations in ``chosen`` and ``rejected``. Its DPO reader takes as the prompt all but the last message of
+``chosen``, so the answer must be one message. SFT rows go with ``--data.input_key input --data.output_key output``.
 """
 
 from polar_ray.deriving.exports.rows import Columns, PairRows, PickRows, joined
