@@ -58,7 +58,7 @@ class Block:
 
 
 def threshold(reward: float) -> float:
-    """Returns a threshold as a float32 would hold it: rewards are float32, and one that is shown as 0.7 is at least 0.7."""
+    """Returns a threshold as a float32 holds it, as rewards do: a reward that is shown as 0.7 is at least 0.7."""
     return float(np.float32(reward))
 
 

@@ -103,7 +103,8 @@ def derive(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progress | No
     storage = folder.storage
     storage.write_atomic(folder.join("README.md"), card(recipe, manifest).encode())
     if recipe.export.kind == "llama_factory":
-        info = msgspec.json.format(msgspec.json.encode(dataset_info(recipe.name, recipe.task)))
+        sides = [side for side in (TRAIN, VALIDATION) if total.rows[side]]
+        info = msgspec.json.format(msgspec.json.encode(dataset_info(recipe.name, recipe.task, sides)))
         storage.write_atomic(folder.join("dataset_info.json"), info)
     storage.write_atomic(folder.join("manifest.json"), msgspec.json.format(msgspec.json.encode(manifest)))
     return manifest

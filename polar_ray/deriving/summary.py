@@ -11,7 +11,8 @@ def summary(manifest: DerivedManifest, path: str) -> str:
     sides = f" ({counts['train']:,} train, {counts['validation']:,} validation)" if counts["validation"] else ""
     lines = [
         f"{counts['rows']:,} rows{sides} from {counts['prompts']:,} prompts with {counts['candidates']:,} candidates",
-        f"conservation: {kept['prompts']:,} prompts = {kept['with_rows']:,} with rows + {kept['with_a_reason']:,} without",
+        f"conservation: {kept['prompts']:,} prompts = {kept['with_rows']:,} with rows + "
+        f"{kept['with_a_reason']:,} without",
     ]
     lines += [f"  without, {reason}: {count:,}" for reason, count in _largest_first(manifest.ledger)]
     for what, removed in (("candidates", manifest.removed_candidates), ("pairs", manifest.removed_pairs)):

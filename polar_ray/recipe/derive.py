@@ -58,6 +58,10 @@ class DeriveRecipe(Part):
             raise ValueError(f"give exactly one of pairs, best_of_n and labels; given: {', '.join(tasks) or 'none'}")
         if tasks[0] not in self.export.tasks:
             raise ValueError(f"export {self.export.kind} is for {' and '.join(self.export.tasks)}, not for {tasks[0]}")
+        if self.files.format not in self.export.file_formats:
+            raise ValueError(
+                f"export {self.export.kind} is read from {self.export.file_formats[0]}: set files.format to it"
+            )
         sigmas = {
             "candidates.max_uncertainty": self.candidates.max_uncertainty,
             "pairs.min_sigmas": self.pairs.min_sigmas if self.pairs else None,

@@ -7,16 +7,28 @@ from pydantic import Field
 from polar_ray.recipe.base import Part
 
 Task = Literal["pairs", "best_of_n", "labels"]
+FileFormat = Literal["jsonl", "parquet"]
 
 
-class Ids(Part):
-    """Ids and rewards without any text: what to join with the score table."""
+class Format(Part):
+    """What every format says of itself.
+
+    Attributes:
+        tasks: What can be written in it.
+        file_formats: The file formats that its readers take.
+    """
 
     tasks: ClassVar[tuple[Task, ...]] = ("pairs", "best_of_n", "labels")
+    file_formats: ClassVar[tuple[FileFormat, ...]] = ("jsonl", "parquet")
+
+
+class Ids(Format):
+    """Ids and rewards without any text: what to join with the score table."""
+
     kind: Literal["ids"] = "ids"
 
 
-class TrlPreference(Part):
+class TrlPreference(Format):
     """TRL's preference format, for DPOTrainer, CPO, ORPO and RewardTrainer.
 
     Attributes:
@@ -33,7 +45,7 @@ class TrlPreference(Part):
     margin: bool = True
 
 
-class TrlUnpaired(Part):
+class TrlUnpaired(Format):
     """TRL's unpaired preference format, for KTOTrainer: prompt, completion, label.
 
     Attributes:
@@ -45,7 +57,7 @@ class TrlUnpaired(Part):
     style: Literal["conversational", "standard"] = "conversational"
 
 
-class TrlSft(Part):
+class TrlSft(Format):
     """TRL's formats for SFTTrainer.
 
     Attributes:
@@ -58,14 +70,14 @@ class TrlSft(Part):
     style: Literal["messages", "prompt_completion"] = "messages"
 
 
-class Polar(Part):
+class Polar(Format):
     """Rows for fine-tuning POLAR with xtuner: prompt, reference, chosen, rejected. The first reference is taken."""
 
     tasks: ClassVar[tuple[Task, ...]] = ("pairs",)
     kind: Literal["polar"] = "polar"
 
 
-class OpenRLHF(Part):
+class OpenRLHF(Format):
     """OpenRLHF: chosen and rejected (pairs), or input and output (best-of-N), with ``--data.apply_chat_template``.
 
     Attributes:
@@ -80,28 +92,31 @@ class OpenRLHF(Part):
     margin: bool = True
 
 
-class LlamaFactory(Part):
+class LlamaFactory(Format):
     """LLaMA-Factory's ShareGPT layout (ranking, SFT or KTO) with an entry for its ``dataset_info.json``."""
 
     tasks: ClassVar[tuple[Task, ...]] = ("pairs", "best_of_n", "labels")
     kind: Literal["llama_factory"] = "llama_factory"
 
 
-class NemoRL(Part):
-    """NeMo-RL's preference rows: a context and two ranked completions."""
+class NemoRL(Format):
+    """NeMo-RL's preference rows in JSON lines: a context and two ranked completions."""
 
     tasks: ClassVar[tuple[Task, ...]] = ("pairs",)
+    file_formats: ClassVar[tuple[FileFormat, ...]] = ("jsonl",)
     kind: Literal["nemo_rl"] = "nemo_rl"
 
 
-class Verl(Part):
-    """verl: text for its reward-model dataset (pairs; prompts of one user message), or messages (best-of-N)."""
+class Verl(Format):
+    """verl, in Parquet: text for its reward-model dataset (pairs; prompts of one user message, without chat template),
+    or messages (best-of-N)."""
 
     tasks: ClassVar[tuple[Task, ...]] = ("pairs", "best_of_n")
+    file_formats: ClassVar[tuple[FileFormat, ...]] = ("parquet",)
     kind: Literal["verl"] = "verl"
 
 
-class Axolotl(Part):
+class Axolotl(Format):
     """axolotl's ``chat_template.default`` (pairs) or ``chat_template`` (best-of-N): messages, chosen, rejected."""
 
     tasks: ClassVar[tuple[Task, ...]] = ("pairs", "best_of_n")
@@ -123,7 +138,7 @@ class Files(Part):
         provenance: Adds ids, models and rewards to every row; trainers pass over them.
     """
 
-    format: Literal["jsonl", "parquet"] = "jsonl"
+    format: FileFormat = "jsonl"
     shard_rows: int = Field(default=50_000, ge=1)
     validation: float = Field(default=0.0, ge=0, lt=1)
     provenance: bool = True

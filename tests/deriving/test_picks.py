@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -167,7 +167,7 @@ def test_the_n_curve_begins_at_the_mean_and_ends_at_the_best() -> None:
     [*_, last] = points = curve_of([list(rewards)], 500).points()
     assert points[0]["expected_best"] == pytest.approx(np.mean(rewards), abs=1e-12)
     assert last == {"n": 500, "expected_best": pytest.approx(max(rewards)), "prompts": 1}
-    assert all(a["expected_best"] <= b["expected_best"] for a, b in zip(points, points[1:], strict=False))
+    assert all(a["expected_best"] <= b["expected_best"] for a, b in pairwise(points))
 
 
 @pytest.mark.parametrize(("correct", "n"), [(3, 1), (3, 5), (1, 10), (10, 2), (0, 4)])

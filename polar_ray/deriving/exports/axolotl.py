@@ -1,6 +1,7 @@
 """axolotl: ``type: chat_template.default`` for preferences, ``type: chat_template`` for SFT.
 
-Preferences are ``messages`` (the prompt) with one message each in ``chosen`` and ``rejected``.
+Preferences are ``messages`` (the prompt) with one message each in ``chosen`` and ``rejected``. Roles other than system,
+user, assistant and tool stop its reader, so prompts with others are not written.
 """
 
 from polar_ray.deriving.exports.rows import Columns, PairRows, PickRows, joined, only_message

@@ -6,6 +6,7 @@ A row that a trainer would drop in silence, or read as something else, is not wr
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from polar_ray.data.arrays import lengths_of, offsets
@@ -14,7 +15,6 @@ from polar_ray.recipe.exports import (
     Axolotl,
     Export,
     LlamaFactory,
-    NemoRL,
     OpenRLHF,
     Polar,
     Task,
@@ -23,6 +23,8 @@ from polar_ray.recipe.exports import (
     Verl,
 )
 
+KNOWN_ROLES = pa.array(["system", "user", "assistant", "tool"])
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -30,12 +32,14 @@ class Shape:
 
     Attributes:
         one_user_message: The prompt is a single message of the user.
+        known_roles: The prompt has no roles but system, user, assistant and tool.
         alternating: The prompt is an optional system message, then user and assistant in turns, the user last.
         one_answer: The candidate is a single message of the assistant.
         reference: There is a reference.
     """
 
     one_user_message: bool = False
+    known_roles: bool = False
     alternating: bool = False
     one_answer: bool = False
     reference: bool = False
@@ -55,6 +59,9 @@ class Shape:
         prompts = np.ones(len(sizes), bool)
         if self.one_user_message:
             prompts &= (sizes == 1) & (np.bincount(group[is_user], minlength=len(sizes)) == 1)
+        if self.known_roles:
+            unknown = ~pc.is_in(roles, KNOWN_ROLES).to_numpy(zero_copy_only=False)
+            prompts &= np.bincount(group[unknown], minlength=len(sizes)) == 0
         if self.alternating:
             position = np.arange(len(group)) - starts[group]
             has_system = np.zeros(len(sizes), bool)
@@ -84,8 +91,11 @@ def shape_of(export: Export, task: Task) -> Shape:
             return Shape(one_answer=True)
         case Polar():
             return Shape(reference=True)
-        case OpenRLHF() | Axolotl() | NemoRL():
+        case OpenRLHF():
             return Shape(one_answer=True)
+        case Axolotl():
+            # It takes the last message of an answer, and stops at a role that it has no name for.
+            return Shape(known_roles=True, one_answer=task == "pairs")
         case LlamaFactory():
             return Shape(alternating=True, one_answer=True)
         case Verl() if task == "pairs":
