@@ -77,6 +77,8 @@ def wanted_of(recipe: DeriveRecipe, schema: pa.Schema) -> Wanted:
 
 def _scorer(name: str | None, names: list[str]) -> str:
     shown = ", ".join(names)
+    if not names:
+        raise RecipeError("the score table has no column of rewards; is run.path the output folder of a scoring run?")
     if name is None:
         if len(names) > 1:
             raise RecipeError(f"the score table has several scorers; choose one with reward.scorer: {shown}")

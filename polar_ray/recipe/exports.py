@@ -92,6 +92,13 @@ class OpenRLHF(Format):
     margin: bool = True
 
 
+class Classifier(Format):
+    """The whole conversation and its label (``good``, ``unsure``, ``bad``) as text, for training a classifier."""
+
+    tasks: ClassVar[tuple[Task, ...]] = ("labels",)
+    kind: Literal["classifier"] = "classifier"
+
+
 class LlamaFactory(Format):
     """LLaMA-Factory's ShareGPT layout (ranking, SFT or KTO) with an entry for its ``dataset_info.json``."""
 
@@ -123,7 +130,9 @@ class Axolotl(Format):
     kind: Literal["axolotl"] = "axolotl"
 
 
-Export = Ids | TrlPreference | TrlUnpaired | TrlSft | Polar | OpenRLHF | LlamaFactory | NemoRL | Verl | Axolotl
+Export = (
+    Ids | TrlPreference | TrlUnpaired | TrlSft | Polar | OpenRLHF | LlamaFactory | NemoRL | Verl | Axolotl | Classifier
+)
 AnyExport = Annotated[Export, Field(discriminator="kind")]
 
 

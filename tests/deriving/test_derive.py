@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
-from tables import assistant, group, score_table, user, write_run
+from score_tables import assistant, group, score_table, user, write_run
 
 from polar_ray.deriving.derive import derive
 from polar_ray.deriving.derived_folder import DerivedManifest

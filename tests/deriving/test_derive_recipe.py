@@ -32,6 +32,7 @@ def refused(parts: dict[str, Any], *overrides: str) -> str:
         ("export={kind: trl_preference, style: standard, prompt: implicit}", "needs export.prompt explicit"),
         ("pairs.above_reference={column: a, model: b}", "give exactly one of column, candidate_id and model"),
         ("candidates.truncated=maybe", "candidates.truncated: input should be 'drop' or 'keep', but it is 'maybe'"),
+        ("export.kind=verl", "export verl is read from parquet: set files.format to it"),
         ("files.validation=1", "files.validation: input should be less than 1"),
     ],
 )
@@ -94,6 +95,7 @@ def test_no_column_of_text_is_wanted_for_pairs_by_rewards() -> None:
     [
         (TWO, {}, "several scorers; choose one with reward.scorer: a, b"),
         (TWO, {"reward": {"scorer": "c"}}, "no scorer 'c'; it has a, b"),
+        (schema("other"), {}, "no column of rewards"),
         (ONE, {"reward": {"scorer": "c"}}, "a single one without a name, so leave reward.scorer out"),
         (TWO, {"reward": {"scorer": "b", "uncertainty": "sigma"}}, "no column 'sigma_b'"),
         (ONE, {"pairs": {"agreement": ["b"]}}, "no scorer 'b'"),

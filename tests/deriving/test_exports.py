@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tables import Message, assistant, group, score_table, user, write_run
+from score_tables import Message, assistant, group, score_table, user, write_run
 
 from polar_ray.deriving.derive import derive
 from polar_ray.recipe.derive import DeriveRecipe
@@ -153,6 +153,14 @@ def test_the_entry_for_llama_factory_names_folders_that_are_there(tmp_path: Path
         assert list((tmp_path / "out" / entry["file_name"]).glob("*.jsonl"))
 
 
+def test_classifier_rows_have_their_label_as_text(tmp_path: Path) -> None:
+    labels = {"good": 1, "bad": 0, "unsure": "keep"}
+    assert exported(tmp_path, TALK, "blue", "green", {"kind": "classifier"}, labels=labels) == [
+        {"messages": [*TALK, assistant("blue")], "label": "good"},
+        {"messages": [*TALK, assistant("green")], "label": "unsure"},
+    ]
+
+
 def test_nemo_rl_rows_have_two_ranked_completions(tmp_path: Path) -> None:
     [row] = exported(tmp_path, TALK, "blue", "green", {"kind": "nemo_rl"})
     assert row == {
@@ -179,21 +187,29 @@ def test_axolotl_rows_have_messages_and_one_message_each(tmp_path: Path) -> None
     assert exported(tmp_path / "b", [{"role": "critic", "content": "x"}], "a", "b", {"kind": "axolotl"}) == []
 
 
-PAIR_EXPORTS = ["ids", "trl_preference", "polar", "openrlhf", "llama_factory", "nemo_rl", "verl", "axolotl"]
+PAIRS: dict[str, Any] = {"strategy": {"kind": "all_pairs"}, "per_prompt": 3}
+SELECTION: dict[str, Any] = {"top_k": 2}
+LABELS: dict[str, Any] = {"good": 1.5, "bad": 0.5}
 LOADED = [
-    *(("pairs", {"strategy": {"kind": "all_pairs"}, "per_prompt": 3}, kind) for kind in PAIR_EXPORTS),
-    *(("best_of_n", {"top_k": 2}, kind) for kind in ("ids", "trl_sft", "openrlhf", "llama_factory", "verl", "axolotl")),
-    *(("labels", {"good": 1.5, "bad": 0.5}, kind) for kind in ("ids", "trl_unpaired", "llama_factory")),
+    *(("pairs", PAIRS, kind) for kind in ("ids", "trl_preference", "polar", "openrlhf", "llama_factory", "axolotl")),
+    *(("best_of_n", SELECTION, kind) for kind in ("ids", "trl_sft", "openrlhf", "llama_factory", "axolotl")),
+    *(("labels", LABELS, kind) for kind in ("ids", "trl_unpaired", "llama_factory", "classifier")),
+]
+ONE_FORMAT = [
+    ("pairs", PAIRS, "nemo_rl", "jsonl"),
+    ("pairs", PAIRS, "verl", "parquet"),
+    ("best_of_n", SELECTION, "verl", "parquet"),
 ]
 
 
-@pytest.mark.parametrize("format", ["jsonl", "parquet"])
-@pytest.mark.parametrize(("task", "config", "kind"), LOADED, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("task", "config", "kind", "format"),
+    [*((*case, format) for case in LOADED for format in ("jsonl", "parquet")), *ONE_FORMAT],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_the_folder_loads_with_datasets(
     tmp_path: Path, task: str, config: dict[str, Any], kind: str, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (kind, format) in {("verl", "jsonl"), ("nemo_rl", "parquet")}:
-        pytest.skip("its reader does not take this format")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     rows = [group(f"p{i}", [0.25, 1.0, 2.0, None]) for i in range(20)]
     # Models that are known only in later files must not change the type of a column.

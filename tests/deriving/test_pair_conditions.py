@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from tables import assistant, group, score_table, user
+from score_tables import assistant, group, score_table, user
 
 from polar_ray.deriving.block import block_of
 from polar_ray.deriving.exports.shape import Shape

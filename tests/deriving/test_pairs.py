@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import group, score_table
+from score_tables import group, score_table
 
 from polar_ray.deriving.block import Block, block_of
 from polar_ray.deriving.pairs import MadePairs, make_pairs

@@ -11,7 +11,7 @@ from polar_ray.data.arrays import lengths_of, offsets
 from polar_ray.data.group import MESSAGE
 from polar_ray.deriving.block import Block
 from polar_ray.deriving.pairs import MadePairs
-from polar_ray.deriving.picks import Picks
+from polar_ray.deriving.picks import GOOD, Picks
 from polar_ray.deriving.texts import Texts
 
 Columns = dict[str, pa.Array]
@@ -85,8 +85,13 @@ class PickRows:
     @cached_property
     def is_good(self) -> pa.Array:
         """bool, for picks with labels of which none is unsure."""
+        return pc.equal(self.label, GOOD)
+
+    @cached_property
+    def label(self) -> pa.StringArray:
+        """string, for picks with labels."""
         assert self.picks.label is not None
-        return pa.array(self.picks.label == "good")
+        return pa.array(self.picks.label.tolist(), pa.string())
 
     def provenance(self) -> Columns:
         """Ids, model, reward, and where it stands among the prompt's candidates."""
@@ -100,7 +105,7 @@ class PickRows:
             "place": pa.array(self.picks.place),
         }
         if self.picks.label is not None:
-            columns["candidate_label"] = pa.array(self.picks.label.tolist(), pa.string())
+            columns["candidate_label"] = self.label
         return columns
 
 

@@ -3,9 +3,10 @@
 import pyarrow as pa
 
 from polar_ray.deriving.exports import axolotl, llama_factory, nemo_rl, openrlhf, polar, trl, verl
-from polar_ray.deriving.exports.rows import Columns, PairRows, PickRows
+from polar_ray.deriving.exports.rows import Columns, PairRows, PickRows, joined
 from polar_ray.recipe.exports import (
     Axolotl,
+    Classifier,
     Export,
     Ids,
     LlamaFactory,
@@ -54,6 +55,8 @@ def shape_picks(rows: PickRows, export: Export, *, provenance: bool) -> pa.Table
             columns = trl.unpaired(rows, export)
         case TrlSft():
             columns = trl.sft(rows, export)
+        case Classifier():
+            columns = {"messages": joined(rows.prompt, rows.completion), "label": rows.label}
         case OpenRLHF():
             columns = openrlhf.sft(rows)
         case LlamaFactory():
