@@ -1,9 +1,11 @@
 """Runs a function over items in several processes of this machine, results in the order of the items."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -22,7 +24,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], processe
         yield from map(function, items)
         return
     # Arrow's threads do not survive a fork.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         futures: deque[Future[Result]] = deque()
         try:
             for item in items:
@@ -33,3 +35,15 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], processe
                 yield futures.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Lets this process end when the one that started it is killed; else it would wait for work forever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()

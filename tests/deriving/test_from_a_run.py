@@ -4,8 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 from conftest import rows, write_jsonl
 from runs import recipe
@@ -79,6 +82,37 @@ def test_the_command_prints_counts_and_reasons_and_loads_neither_torch_nor_ray(t
         f"dataset: {tmp_path / 'out'}",
         "LOADED",
     ]
+
+
+def test_a_killed_derivation_leaves_no_process_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    table = score_table([group(f"p{number}", draw.normal(size=60).tolist()) for number in range(60)])
+    scored = write_run(tmp_path / "run", table, part_rows=1)
+    pairs = "pairs={strategy: {kind: all_pairs}, per_prompt: 1000}"
+    arguments = ["pipelines/pairs.yaml", f"run.path={scored}", pairs, "compute.processes=2", "files.shard_rows=5000"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments, f"output.path={tmp_path / 'killed'}"],
+        stdout=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    waited = time.monotonic()
+    while not list((tmp_path / "killed" / "data").glob("*/part-*")):
+        assert process.poll() is None
+        assert time.monotonic() - waited < 120
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    for name in ("killed", "whole"):
+        assert command(*arguments, f"output.path={tmp_path / name}").returncode == 0
+    killed, whole = (
+        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("part-*")}
+        for name in ("killed", "whole")
+    )
+    assert killed == whole
+    assert len(killed) >= 10
 
 
 def test_a_wrong_recipe_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
