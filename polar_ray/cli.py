@@ -1,4 +1,4 @@
-"""The command line: ``polar-ray run | plan | show | env``."""
+"""The command line: ``polar-ray run | plan | show | derive | env``."""
 
 import signal
 import sys
@@ -70,6 +70,26 @@ def show(
     manifest = read_manifest(RunFolder.of(run))
     print_groups(sample(run, groups))
     print_manifest(manifest, run)
+
+
+@app.command()
+def derive(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, such as pipelines/pairs.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as run.path=out/demo.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the derived dataset in the output folder first.")
+    ] = False,
+) -> None:
+    """Derive pairs, best-of-N sets or labels from the score table of a finished run. Needs no model and no Ray."""
+    from polar_ray.deriving.derive import derive as derive_recipe
+    from polar_ray.deriving.summary import progress_line, summary
+    from polar_ray.recipe.derive import DeriveRecipe
+
+    resolved = DeriveRecipe.load(recipe, overrides)
+    manifest = derive_recipe(resolved, fresh=fresh, progress=progress_line if sys.stderr.isatty() else None)
+    print(summary(manifest, resolved.output.path))
 
 
 @app.command()

@@ -30,7 +30,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         tags = [tag.strip("' ") for tag in problem["ctx"]["expected_tags"].split(",")]
         nearest = process.extractOne(tag, tags, score_cutoff=50)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known kinds: {', '.join(tags)}"
-        sentence = f"{where}.kind {tag!r} is not a scorer; {hint}"
+        noun = "a scorer" if where.startswith("scorer") else "a known kind"
+        sentence = f"{where}.kind {tag!r} is not {noun}; {hint}"
     else:
         message = problem["msg"][0].lower() + problem["msg"][1:]
         sentence = f"{where}: {message}, but it is {problem['input']!r}"

@@ -1,0 +1,49 @@
+"""Runs a function over items in several processes of this machine, results in the order of the items."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from threading import Thread
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+WAITING = 2
+"""Items per process that are under way or whose results wait for their turn: this bounds the memory."""
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    """Yields the result of each item, in order; an error of the function is raised in its place.
+
+    With one process everything runs here.
+    """
+    if processes == 1:
+        yield from map(function, items)
+        return
+    # Arrow's threads do not survive a fork.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        futures: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                futures.append(pool.submit(function, item))
+                if len(futures) == WAITING * processes:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Lets this process end when the one that started it is killed; else it would wait for work forever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()

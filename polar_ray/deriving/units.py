@@ -1,0 +1,67 @@
+"""Units: consecutive parts of a score table that are worked on together, and the reading of their columns."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from polar_ray.data.storage import FileInfo, Storage
+
+UNIT_PARTS = 16
+UNIT_BYTES = 4 * 2**20
+"""Bounds of a unit. A part holds one split of the run, at most 16 MiB of JSON by default, so this bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Parts of a score table, in order.
+
+    Attributes:
+        number: Position among the units of the table.
+        parts: Paths.
+    """
+
+    number: int
+    parts: tuple[str, ...]
+
+
+def plan_units(files: Sequence[FileInfo]) -> list[Unit]:
+    """Cuts the parts into units, by their sizes alone, so that every derivation of a table has the same units."""
+    units: list[Unit] = []
+    parts: list[str] = []
+    size = 0
+    for file in files:
+        if parts and (len(parts) == UNIT_PARTS or size + file.size > UNIT_BYTES):
+            units.append(Unit(len(units), tuple(parts)))
+            parts, size = [], 0
+        parts.append(file.path)
+        size += file.size
+    if parts:
+        units.append(Unit(len(units), tuple(parts)))
+    return units
+
+
+class UnitReader:
+    """Reads columns of a unit's parts; use it as a context manager."""
+
+    def __init__(self, storage: Storage, unit: Unit) -> None:
+        self._storage = storage
+        self._unit = unit
+        self._files: list[pq.ParquetFile] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "UnitReader":
+        for path in self._unit.parts:
+            source = self._stack.enter_context(self._storage.open_file(path))
+            self._files.append(pq.ParquetFile(source, pre_buffer=not self._storage.is_local))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Returns columns (Parquet paths, in which ``a.list.element.b`` is a field of list elements) of all rows."""
+        # One thread: the other CPUs work on other units.
+        return pa.concat_tables([file.read(columns=list(columns), use_threads=False) for file in self._files])

@@ -1,0 +1,116 @@
+"""The recipe of a derived dataset: one score table in, pairs, best-of-N sets or labels out."""
+
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from polar_ray.errors import RecipeError
+from polar_ray.recipe.base import Part
+from polar_ray.recipe.explain import explain
+from polar_ray.recipe.exports import AnyExport, Card, Files, Ids, Task
+from polar_ray.recipe.overrides import apply_overrides
+from polar_ray.recipe.pairs import Pairs
+from polar_ray.recipe.run import Output
+from polar_ray.recipe.selections import BestOfN, Candidates, Labels, Reward, ScoreTable
+
+
+class Processes(Part):
+    """What deriving may use of this machine; nothing here changes a byte of the result.
+
+    Attributes:
+        processes: None takes as many as there are CPUs.
+    """
+
+    processes: int | None = Field(default=None, ge=1)
+
+
+class DeriveRecipe(Part):
+    """What is derived from which score table, in which format, and where it goes.
+
+    Exactly one of ``pairs``, ``best_of_n`` and ``labels`` is given. ``seed`` is the only source of chance.
+
+    Example:
+        >>> recipe = DeriveRecipe.load("pipelines/pairs.yaml", ["output.path=/tmp/pairs"])
+        >>> recipe.task
+        'pairs'
+    """
+
+    name: str = "derived"
+    run: ScoreTable
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    reward: Reward = Reward()
+    candidates: Candidates = Candidates()
+    pairs: Pairs | None = None
+    best_of_n: BestOfN | None = None
+    labels: Labels | None = None
+    export: AnyExport = Ids()
+    files: Files = Files()
+    card: Card = Card()
+    output: Output
+    compute: Processes = Processes()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DeriveRecipe":
+        parts = {"pairs": self.pairs, "best_of_n": self.best_of_n, "labels": self.labels}
+        tasks = [name for name, part in parts.items() if part is not None]
+        if len(tasks) != 1:
+            raise ValueError(f"give exactly one of pairs, best_of_n and labels; given: {', '.join(tasks) or 'none'}")
+        if tasks[0] not in self.export.tasks:
+            raise ValueError(f"export {self.export.kind} is for {' and '.join(self.export.tasks)}, not for {tasks[0]}")
+        if self.files.format not in self.export.file_formats:
+            raise ValueError(
+                f"export {self.export.kind} is read from {self.export.file_formats[0]}: set files.format to it"
+            )
+        sigmas = {
+            "candidates.max_uncertainty": self.candidates.max_uncertainty,
+            "pairs.min_sigmas": self.pairs.min_sigmas if self.pairs else None,
+        }
+        for key, value in sigmas.items():
+            if value is not None and self.reward.uncertainty is None:
+                raise ValueError(f"{key} needs reward.uncertainty, the column with the rewards' standard deviations")
+        if self.export.kind == "trl_preference" and (self.export.style, self.export.prompt) == ("standard", "implicit"):
+            raise ValueError(
+                "export.style standard needs export.prompt explicit: TRL cuts the prompt out of two plain texts where "
+                "they first differ, which may be inside a word"
+            )
+        if self.export.kind == "trl_unpaired" and self.labels and self.labels.unsure == "keep":
+            raise ValueError("export trl_unpaired has a true or false label, so labels.unsure must be drop")
+        if self.export.kind == "llama_factory" and self.labels and self.labels.unsure == "keep":
+            raise ValueError("export llama_factory has a true or false label, so labels.unsure must be drop")
+        return self
+
+    @property
+    def task(self) -> Task:
+        """What is derived."""
+        return "pairs" if self.pairs else "best_of_n" if self.best_of_n else "labels"
+
+    @classmethod
+    def load(cls, path: str, overrides: list[str] | None = None) -> "DeriveRecipe":
+        """Reads a YAML recipe and applies overrides such as ``run.path=s3://bucket/scored``.
+
+        Raises:
+            RecipeError: The file, a key or a value is wrong; the message names the nearest right key.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                data = yaml.safe_load(file)
+        except OSError as error:
+            raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise RecipeError(f"{path} must hold a mapping with the keys run, output and pairs, best_of_n or labels")
+        return cls.of(data, overrides, where=path)
+
+    @classmethod
+    def of(cls, data: dict[str, Any], overrides: list[str] | None = None, where: str = "recipe") -> "DeriveRecipe":
+        """Builds a recipe from plain data and overrides; raises RecipeError like ``load``."""
+        try:
+            return cls.model_validate(apply_overrides(data, overrides or []))
+        except ValidationError as error:
+            raise RecipeError(f"{where}: {explain(error, cls)}") from None
+
+    def policy(self) -> dict[str, Any]:
+        """Returns what decides the result: the recipe without places, credentials and ``compute``."""
+        return self.model_dump(mode="json", exclude={"run", "output", "compute"})

@@ -1,0 +1,104 @@
+"""What deriving starts from, which candidates it may use, and what it selects when it makes no pairs."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from polar_ray.recipe.base import Part
+
+
+class ScoreTable(Part):
+    """The run whose score table is read; ``storage_options`` as for the input of a run."""
+
+    path: str
+    storage_options: dict[str, Any] = {}
+
+
+class LengthPenalty(Part):
+    """Takes ``weight`` off the reward for every character or token of a candidate.
+
+    Attributes:
+        weight: In units of the reward.
+        per: ``character`` counts the candidate's text, which must be read for it. ``token`` takes the score table's
+            ``tokens``, without reading text: those are all ids that the model was given, so the prompt's are among
+            them. That shifts all candidates of a prompt alike, and so matters only where prompts are compared.
+    """
+
+    weight: float = Field(gt=0)
+    per: Literal["character", "token"] = "character"
+
+
+class Reward(Part):
+    """The number by which candidates are compared.
+
+    Attributes:
+        scorer: Name of the scorer, in a table with several.
+        length_penalty: Applied first: orders, margins, thresholds and exports see the penalised reward.
+        uncertainty: Name of the column in which the scorer gives the standard deviation of a reward.
+    """
+
+    scorer: str | None = None
+    length_penalty: LengthPenalty | None = None
+    uncertainty: str | None = None
+
+
+class Candidates(Part):
+    """Which candidates may be used at all. One without a reward never is.
+
+    Attributes:
+        truncated: Whether candidates are used of which the model did not see everything.
+        max_uncertainty: Largest standard deviation, in units of the reward.
+        empty: Whether candidates are used whose text is empty or white space. ``drop`` reads the text.
+        duplicates: Of candidates of a prompt with the same text, or all of them. ``drop`` keeps the one with the
+            highest reward, and reads the text.
+        max_similarity: Drops a candidate that is more similar than this, in [0, 1], to one of its prompt with a higher
+            reward: 1 minus the insertions and deletions between the texts over the characters of both
+            (``rapidfuzz.fuzz.ratio``). Compares every two candidates of a prompt.
+    """
+
+    truncated: Literal["drop", "keep"] = "drop"
+    max_uncertainty: float | None = Field(default=None, ge=0)
+    empty: Literal["drop", "keep"] = "drop"
+    duplicates: Literal["drop", "keep"] = "drop"
+    max_similarity: float | None = Field(default=None, ge=0, lt=1)
+
+
+class BestOfN(Part):
+    """Selects candidates. Each condition that is given must hold.
+
+    Attributes:
+        top_k: The best of each prompt; of equals the first. None takes any number.
+        min_reward: Lowest reward.
+        min_quantile: In [0, 1]: the reward is at least this quantile of the rewards of the whole table.
+        min_z: Lowest number of standard deviations above the mean of the prompt's candidates. Where all rewards of a
+            prompt are equal it is 0.
+        curve: Largest n of the N-curve (the expected best reward of n candidates) in the manifest; 0 leaves it out.
+    """
+
+    top_k: int | None = Field(default=1, ge=1)
+    min_reward: float | None = None
+    min_quantile: float | None = Field(default=None, ge=0, le=1)
+    min_z: float | None = None
+    curve: int = Field(default=256, ge=0, le=4096)
+
+
+class Labels(Part):
+    """Labels candidates by two thresholds: good, bad, or unsure between them.
+
+    Attributes:
+        by: The reward, or how many standard deviations it is above the mean of the prompt's candidates.
+        good: Good is at least this.
+        bad: Bad is at most this.
+        unsure: Whether candidates between the two are written.
+    """
+
+    by: Literal["reward", "z_score"] = "reward"
+    good: float
+    bad: float
+    unsure: Literal["drop", "keep"] = "drop"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Labels":
+        if self.bad >= self.good:
+            raise ValueError(f"bad ({self.bad}) must be below good ({self.good})")
+        return self
