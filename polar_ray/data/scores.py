@@ -70,6 +70,6 @@ def sample(run: str, groups: int, *, storage_options: dict[str, Any] | None = No
 def scorer_names(schema: pa.Schema) -> list[str]:
     """Returns the names of the scorers in a score table; the empty name stands for a single scorer."""
     suffixes = [name.removeprefix("reward") for name in schema.names if name.startswith("reward")]
-    # A scorer has a rank; a further column that happens to be called reward_something has none.
-    scorers = [suffix for suffix in suffixes if f"rank{suffix}" in schema.names]
+    # A scorer has a status; a further column that happens to be called reward_something has none.
+    scorers = [suffix for suffix in suffixes if f"status{suffix}" in schema.names]
     return [suffix.removeprefix("_") for suffix in scorers]
