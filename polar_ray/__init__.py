@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from polar_ray.data.group import Candidate, Group, Message
     from polar_ray.data.scores import open_scores, read_scores
     from polar_ray.data.status import Status
+    from polar_ray.deriving.derive import derive
+    from polar_ray.recipe.derive import DeriveRecipe
     from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.manifest import Manifest
     from polar_ray.running.plan import plan
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Candidate",
     "CandidateScore",
+    "DeriveRecipe",
     "Group",
     "InternLM2RewardScorer",
     "LengthScorer",
@@ -52,6 +55,7 @@ __all__ = [
     "Status",
     "TextClosenessScorer",
     "TextScorer",
+    "derive",
     "explode",
     "open_scores",
     "plan",
@@ -62,6 +66,7 @@ __all__ = [
 _MODULES = {
     "Candidate": "data.group",
     "CandidateScore": "scorers.base",
+    "DeriveRecipe": "recipe.derive",
     "Group": "data.group",
     "InternLM2RewardScorer": "scorers.internlm2_reward",
     "LengthScorer": "scorers.length",
@@ -74,6 +79,7 @@ _MODULES = {
     "Status": "data.status",
     "TextClosenessScorer": "scorers.text_closeness",
     "TextScorer": "scorers.text_scorer",
+    "derive": "deriving.derive",
     "explode": "data.explode",
     "open_scores": "data.scores",
     "plan": "running.plan",

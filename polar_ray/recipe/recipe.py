@@ -1,7 +1,7 @@
 """The recipe: one typed description of a run."""
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -13,6 +13,8 @@ from polar_ray.recipe.input import Input
 from polar_ray.recipe.overrides import apply_overrides
 from polar_ray.recipe.run import Compute, Limits, Output
 from polar_ray.recipe.scorers import AnyScorer, ScorerConfig
+
+PartT = TypeVar("PartT", Input, Output)
 
 
 class Recipe(Part):
@@ -74,6 +76,14 @@ class Recipe(Part):
             return cls.model_validate(apply_overrides(data, overrides or []))
         except ValidationError as error:
             raise RecipeError(f"{where}: {explain(error, cls)}") from None
+
+    def without_credentials(self) -> "Recipe":
+        """Returns the recipe as it may be shown: storage options are named, not told."""
+
+        def hidden(part: PartT) -> PartT:
+            return part.model_copy(update={"storage_options": dict.fromkeys(part.storage_options, "***")})
+
+        return self.model_copy(update={"input": hidden(self.input), "output": hidden(self.output)})
 
     def to_yaml(self) -> str:
         """Returns the resolved recipe, defaults included, as YAML."""

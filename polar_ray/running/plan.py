@@ -74,7 +74,7 @@ def plan(recipe: Recipe) -> Plan:
             first.append(FirstCandidate(name, encoder.decode(array), array))
     share = _sampled_share(files, sampled)
     return Plan(
-        recipe_yaml=recipe.to_yaml(),
+        recipe_yaml=recipe.without_credentials().to_yaml(),
         files=files,
         sample_rows=sum(raw.rows for raw in sampled),
         sample_groups=sum(table.num_rows for table in groups),

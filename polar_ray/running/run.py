@@ -2,7 +2,6 @@
 
 import time
 from datetime import datetime, timezone
-from typing import Any
 
 import msgspec
 
@@ -79,7 +78,7 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     # Only now are all dead letters known: what counts as too many must not depend on how the input was split.
     tally.check(recipe.limits, final=True)
     manifest = Manifest(
-        recipe=_without_credentials(recipe),
+        recipe=recipe.without_credentials().model_dump(mode="json"),
         inputs=[{"path": file.path, **describe(file)} for file in files],
         fingerprints=job.fingerprints,
         counts=counts_of(tally),
@@ -129,14 +128,6 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
         else:
             # A pass that comes to its end has done all there was to do; another would find the same.
             break
-
-
-def _without_credentials(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, with storage options named but not told."""
-    data = recipe.model_dump(mode="json")
-    for part in ("input", "output"):
-        data[part]["storage_options"] = dict.fromkeys(data[part]["storage_options"], "***")
-    return data
 
 
 def _now() -> str:

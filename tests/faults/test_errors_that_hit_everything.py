@@ -1,5 +1,6 @@
 """An error that would hit every group stops the run with its cause; one that hits a group stays with that group."""
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def test_storage_that_fails_stops_the_run_and_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("garbage", "limit", "splits"),
     # A number stops at once; a share is taken seriously from the thousandth row on.
-    [(12, 5, 2), (1200, 0.5, 200)],
+    [(12, 5, 2), (1200, 0.5, 20)],
     ids=["count", "share"],
 )
 def test_an_input_of_garbage_stops_the_run_early(garbage: int, limit: float, splits: int, tmp_path: Path) -> None:
@@ -153,3 +154,19 @@ def test_an_input_of_garbage_stops_the_run_early(garbage: int, limit: float, spl
         run(Recipe.of(recipe))
     assert commits(tmp_path / "out") < len(data) // split_rows
     assert list((tmp_path / "out" / "dead_letters").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "no-such-host.invalid:6379"])
+def test_a_cluster_that_is_not_there_is_named_at_once(address: str, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = address.format(port=probe.getsockname()[1])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(tmp_path, rows(2), {"kind": "length"}, compute={"address": nobody})))
+    with command(polar_ray("run", str(recipe)), tmp_path / "log") as running:
+        assert running.wait() == 1
+        said = running.output
+    assert said.startswith(f"polar-ray: ClusterUnreachable: there is no Ray cluster at {nobody}: ")
+    assert "correct compute.address" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -1,148 +1,167 @@
-"""The whole job on an object store: a real server, read, written, killed and resumed over HTTP."""
+"""The whole job on an object store: input and output on S3, killed and resumed, and credentials told to nobody."""
 
 import json
 import logging
-import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import yaml
-from conftest import rows, write_jsonl
+from conftest import rows, write_jsonl, write_parquet
 from moto.server import ThreadedMotoServer
-from processes import command, contents, polar_ray, wait_for
+from processes import command, polar_ray, wait_for
+from typer.testing import CliRunner
 
+from polar_ray.cli import app
+from polar_ray.data.scores import read_scores
+from polar_ray.errors import InputError
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.run import run
 
-SECRET = "only-for-the-tests"
-SPLITS = 12
+KEY, SECRET = "AKIAKEEPTHISTOYOURSELF", "and-do-not-tell-this-to-anybody"
+SPLITS = 16
+
+
+class Store:
+    """A bucket on an S3 server of our own, looked at through a client that is not the one under test."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.options = {"endpoint_url": endpoint, "key": KEY, "secret": SECRET, "region": "us-east-1"}
+        self.environment = {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+        )
+        self.client.create_bucket(Bucket="bucket")
+
+    def put(self, name: str, path: Path) -> None:
+        self.client.put_object(Bucket="bucket", Key=name, Body=path.read_bytes())
+
+    def names(self, prefix: str) -> list[str]:
+        listed = self.client.list_objects_v2(Bucket="bucket", Prefix=prefix)
+        assert not listed["IsTruncated"]
+        return [entry["Key"].removeprefix(prefix) for entry in listed.get("Contents", [])]
+
+    def get(self, name: str) -> bytes:
+        body: bytes = self.client.get_object(Bucket="bucket", Key=name)["Body"].read()
+        return body
+
+    def contents(self, run: str) -> dict[str, bytes]:
+        """Returns the files of the score table and of the dead letters of a run, by name."""
+        names = [name for name in self.names(f"{run}/") if name.startswith(("scores/", "dead_letters/"))]
+        return {name: self.get(f"{run}/{name}") for name in names}
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """The URL of an S3 server on this machine."""
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Two files of input, with one row that is no group."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    store = Store(f"http://{host}:{port}")
+    folder = tmp_path_factory.mktemp("input")
+    data = rows(2 * SPLITS - 1)
+    half = len(data) // 2
+    garbage = {"prompt_id": "nothing"}
+    store.put("in/a.jsonl", write_jsonl(folder / "a.jsonl", [*data[:half], garbage]))
+    store.put("in/b.parquet", write_parquet(folder / "b.parquet", data[half:]))
+    yield store
     server.stop()
 
 
-@pytest.fixture(scope="module")
-def s3(endpoint: str) -> Any:
-    return boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id="tester", aws_secret_access_key=SECRET, region_name="us-east-1"
-    )
-
-
-@pytest.fixture(scope="module")
-def inputs(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same two files in a folder and in the bucket ``gens``."""
-    folder = tmp_path_factory.mktemp("inputs")
-    s3.create_bucket(Bucket="gens")
-    for name, data in (("a.jsonl", rows(12)), ("b.jsonl", rows(12, prompt="other"))):
-        if name == "b.jsonl":
-            data = [{**row, "prompt_id": "q" + row["prompt_id"]} for row in data]
-        s3.upload_file(str(write_jsonl(folder / name, data)), "gens", f"day=1/{name}")
-    return folder
-
-
-def scorer(seconds: float) -> dict[str, Any]:
-    return {"kind": "custom", "target": "faulty:Slow", "settings": {"seconds": seconds}}
-
-
-@pytest.fixture(scope="module")
-def on_disk(inputs: Path, tmp_path_factory: pytest.TempPathFactory, embedded_ray: None) -> Path:
-    """A run over the same files on disk."""
-    folder = tmp_path_factory.mktemp("on-disk") / "out"
-    data = {
-        "input": {"path": str(inputs), "split_rows": 2},
-        "scorer": scorer(0),
-        "output": {"path": str(folder)},
+def recipe_of(output: str, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "input": {"path": "s3://bucket/in/", "split_rows": 2, "storage_options": options},
+        "scorer": {"kind": "custom", "target": "faulty:Slow", "settings": {"seconds": seconds}},
+        "output": {"path": f"s3://bucket/{output}", "storage_options": options},
     }
-    run(Recipe.of(data))
-    return folder
 
 
-def download(s3: Any, bucket: str, folder: Path) -> dict[str, bytes]:
-    """Returns all objects of a bucket by key, and puts them into a folder."""
-    found = {}
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-        for entry in page.get("Contents", []):
-            path = folder / entry["Key"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            s3.download_file(bucket, entry["Key"], str(path))
-            found[entry["Key"]] = path.read_bytes()
-    return found
+@pytest.fixture(scope="module")
+def undisturbed(store: Store, embedded_ray: None) -> dict[str, bytes]:
+    """The files of a run whose workers know of the store only what the recipe says."""
+    manifest = run(Recipe.of(recipe_of("undisturbed", 0, store.options)))
+    assert manifest.counts["groups"] == 2 * SPLITS - 1
+    return store.contents("undisturbed")
 
 
-def rewards(folder: Path) -> dict[str, list[float]]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(folder / "scores")
-    return dict(zip(table["prompt_id"].to_pylist(), table["reward"].to_pylist(), strict=True))
-
-
-def test_a_run_on_s3_that_is_killed_and_resumed_is_the_run_on_disk(
-    endpoint: str, s3: Any, inputs: Path, on_disk: Path, tmp_path: Path
+def test_a_run_with_storage_options_reads_and_writes_where_the_environment_says_nothing(
+    store: Store, undisturbed: dict[str, bytes]
 ) -> None:
-    s3.create_bucket(Bucket="scored")
-    data = {
-        "input": {"path": "s3://gens/day=*/*.jsonl", "split_rows": 2},
-        "scorer": scorer(0.3),
-        "output": {"path": "s3://scored/run"},
-    }
+    assert len([name for name in undisturbed if name.startswith("scores/")]) == SPLITS
+    assert len([name for name in undisturbed if name.startswith("dead_letters/")]) == 1
+    table = read_scores("s3://bucket/undisturbed", storage_options=store.options)
+    assert table["prompt_id"].to_pylist() == [f"p{group:04d}" for group in range(2 * SPLITS - 1)]
+    assert table["reward"].to_pylist() == [
+        [float(10 * group + candidate) for candidate in range(3)] for group in range(2 * SPLITS - 1)
+    ]
+    manifest = json.loads(store.get("undisturbed/manifest.json"))
+    assert [entry["path"] for entry in manifest["inputs"]] == ["s3://bucket/in/a.jsonl", "s3://bucket/in/b.parquet"]
+    assert manifest["conservation"]["rows_read"] == 2 * SPLITS
+
+
+def test_credentials_in_storage_options_are_told_to_nobody(
+    store: Store, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    for name in store.names("undisturbed/"):
+        content = store.get(f"undisturbed/{name}")
+        assert KEY.encode() not in content, name
+        assert SECRET.encode() not in content, name
+    manifest = json.loads(store.get("undisturbed/manifest.json"))
+    assert manifest["recipe"]["output"]["storage_options"] == dict.fromkeys(store.options, "***")
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(data))
-    env = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "tester",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-
-    def committed() -> int:
-        return s3.list_objects_v2(Bucket="scored", Prefix="run/_run/commits/").get("KeyCount", 0)
-
-    with command(polar_ray("run", str(recipe)), tmp_path / "killed.log", env) as running:
-        wait_for("three commits", lambda: committed() >= 3, every_s=0.2)
-        running.family()
-        running.popen.kill()
-        assert running.wait() == -signal.SIGKILL
-    assert 3 <= committed() < SPLITS
-    with command(polar_ray("run", str(recipe)), tmp_path / "resumed.log", env) as running:
-        assert running.wait() == 0, running.output
-    objects = download(s3, "scored", tmp_path / "scored")
-    assert json.loads(objects["run/manifest.json"])["resumed_splits"] >= 3
-    assert json.loads(objects["run/manifest.json"])["conservation"]["holds"] is True
-    assert rewards(tmp_path / "scored" / "run") == rewards(on_disk)
-    # Nothing half-written is left behind: exactly the files that the run on disk has.
-    assert {key.removeprefix("run/") for key in objects} == {*contents(on_disk), "manifest.json", "_run/run.json"} | {
-        str(path.relative_to(on_disk)) for path in (on_disk / "_run" / "commits").iterdir()
-    }
-    uploads = s3.list_multipart_uploads(Bucket="scored").get("Uploads", [])
-    assert uploads == []
+    recipe.write_text(yaml.safe_dump(recipe_of("planned", 0, store.options)))
+    planned = CliRunner().invoke(app, ["plan", str(recipe)])
+    assert planned.exit_code == 0
+    assert "s3://bucket/in/a.jsonl" in planned.output
+    assert KEY not in planned.output
+    assert SECRET not in planned.output
 
 
-@pytest.mark.usefixtures("embedded_ray")
-def test_credentials_in_the_recipe_reach_the_workers_and_are_written_nowhere(
-    endpoint: str, s3: Any, inputs: Path, on_disk: Path, tmp_path: Path
+def test_a_run_on_s3_killed_and_started_again_leaves_what_an_undisturbed_run_leaves(
+    store: Store, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    assert "AWS_ENDPOINT_URL" not in os.environ
-    s3.create_bucket(Bucket="secretive")
-    options = {"endpoint_url": endpoint, "key": "tester", "secret": SECRET, "region": "us-east-1"}
-    data = {
-        "input": {"path": "s3://gens/day=1", "split_rows": 2, "storage_options": options},
-        "scorer": scorer(0),
-        "output": {"path": "s3://secretive/run", "storage_options": options},
-    }
-    manifest = run(Recipe.of(data))
-    assert manifest.counts["groups"] == 24
-    objects = download(s3, "secretive", tmp_path / "secretive")
-    assert rewards(tmp_path / "secretive" / "run") == rewards(on_disk)
-    assert [key for key, content in objects.items() if SECRET.encode() in content] == []
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of("killed", 0.25, {})))
+
+    def done() -> int:
+        return len(store.names("killed/_run/commits/"))
+
+    with ExitStack() as stack:
+        killed = stack.enter_context(command(polar_ray("run", str(recipe)), tmp_path / "killed.log", store.environment))
+        wait_for("three commits", lambda: done() >= 3 or killed.popen.poll() is not None, every_s=0.1)
+        killed.family()
+        killed.popen.kill()
+        assert killed.wait() == -signal.SIGKILL, killed.output
+        before = done()
+        assert before < SPLITS
+        assert "manifest.json" not in store.names("killed/")
+        resumed = stack.enter_context(
+            command(polar_ray("run", str(recipe)), tmp_path / "resumed.log", store.environment)
+        )
+        assert resumed.wait() == 0, resumed.output
+    assert store.contents("killed") == undisturbed
+    manifest = json.loads(store.get("killed/manifest.json"))
+    assert before <= manifest["resumed_splits"] < SPLITS
+    assert manifest["conservation"]["holds"]
+
+
+def test_a_bucket_that_is_not_there_is_named(store: Store, embedded_ray: None) -> None:
+    recipe = recipe_of("out", 0, store.options)
+    recipe["input"]["path"] = "s3://no-such-bucket/in/*.jsonl"
+    with pytest.raises(InputError, match="no-such-bucket"):
+        run(Recipe.of(recipe))

@@ -1,6 +1,7 @@
 """Law 2: a run that was killed anywhere and started again leaves what an undisturbed run leaves."""
 
 import json
+import random
 import shutil
 import signal
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import rows, write_parquet
+from conftest import rows, write_jsonl, write_parquet
 from processes import command, commits, contents, gone, polar_ray, wait_for
 
 from polar_ray.recipe.recipe import Recipe
@@ -127,3 +128,43 @@ def test_a_run_killed_before_its_manifest_scores_nothing_again(inputs: Path, und
     assert manifest.throughput == {"candidates_per_s": 0.0, "tokens_per_s": 0.0}
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert_same_as(undisturbed, folder)
+
+
+def test_a_run_over_scattered_candidates_killed_and_started_again_leaves_the_same(
+    tmp_path: Path, embedded_ray: None
+) -> None:
+    candidates = [
+        {"prompt_id": row["prompt_id"], "prompt": row["prompt"], **candidate}
+        for row in rows(24)
+        for candidate in row["candidates"]
+    ]
+    random.Random(7).shuffle(candidates)
+    data = write_jsonl(tmp_path / "in.jsonl", candidates)
+
+    def scattered(output: str, seconds: float) -> dict[str, Any]:
+        recipe = recipe_of(data, tmp_path / output, seconds)
+        recipe["input"] |= {"layout": "scattered", "split_rows": 8, "split_bytes": 1200}
+        return recipe
+
+    run(Recipe.of(scattered("undisturbed", 0)))
+    expected = contents(tmp_path / "undisturbed")
+    assert len(expected) > 8
+
+    folder, description = tmp_path / "killed", scattered("killed", 0.2)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(description))
+    with command(polar_ray("run", str(recipe)), tmp_path / "killed.log") as running:
+        # Before the shuffle the reads are committed, after it the partitions.
+        wait_for("three partitions", lambda: len(list(folder.glob("_run/commits/scattered-*"))) >= 3)
+        running.family()
+        running.popen.kill()
+        assert running.wait() == -signal.SIGKILL
+        assert len(contents(folder)) < len(expected)
+        manifest = run(Recipe.of(description))
+    assert contents(folder) == expected
+    assert manifest.resumed_splits > 3
+    assert manifest.counts["groups"] == 24
+    assert manifest.counts["candidates"] == 72
+    assert manifest.conservation["holds"]
+    ids = pq.read_table(folder / "scores")["prompt_id"].to_pylist()
+    assert sorted(ids) == [f"p{index:04d}" for index in range(24)]
