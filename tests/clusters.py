@@ -43,7 +43,9 @@ class Cluster:
     def head(self, *options: str) -> Iterator[None]:
         """Runs the head node."""
         with self._start("--head", "--port=0", f"--temp-dir={self._folder}", *options):
-            self.address = (self._folder / "ray_current_cluster").read_text().strip()
+            told = self._folder / "ray_current_cluster"
+            wait_for("the address of the cluster", lambda: told.exists() and told.read_text().strip() != "")
+            self.address = told.read_text().strip()
             yield
 
     @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from polar_ray.data.sources import Source
 from polar_ray.recipe.recipe import Recipe
@@ -29,7 +29,7 @@ def dataset(job: Job, sources: list[Source], committed: frozenset[str], pools: l
         attempts: The AttemptLog actor.
     """
     recipe = job.recipe
-    with DataContext.current(_context(recipe)):
+    with DataContext.current(_context(recipe, pools)):
         rows = [{"source": pickle.dumps(source)} for source in sources]
         splits = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
         if recipe.input.layout == "scattered":
@@ -48,12 +48,16 @@ def commits(dataset: Dataset) -> Iterator[Commit]:
             yield msgspec.json.decode(record, type=Commit)
 
 
-def _context(recipe: Recipe) -> DataContext:
+def _context(recipe: Recipe, pools: list[Pool]) -> DataContext:
     """Ray Data's settings for a run."""
     context = DataContext.get_current().copy()
     # Blocks are cut between rows, and a row is a split: with this every split becomes a block of its own. Before a
     # shuffle rows are candidates, and blocks are as large as splits.
     context.target_max_block_size = recipe.input.split_bytes if recipe.input.layout == "scattered" else 1
+    # Reading is faster than scoring. Memory is bounded by what the stages hold at a time, not by the input.
+    in_flight = 2 + sum(pool.max * (1 + recipe.compute.splits_in_flight) for pool in pools)
+    limit = 4 * recipe.input.split_bytes * in_flight
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=limit)
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = recipe.limits.no_progress_s
     context.print_on_execution_start = False
