@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polar_ray.engine.plan import plan_batches
+from polar_ray.engine.batches import plan_batches
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=60)
 
