@@ -8,13 +8,14 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define ROWS 48   /* rows of queries in one tile: tokens times the heads that share a key */
 #define KEYS 256  /* keys in one block */
+#define STEPS 64  /* terms of a sum that are added in one go */
 #define MAX_DIM 256
 
 typedef float f16v __attribute__((vector_size(64)));
@@ -66,38 +67,53 @@ INLINE f16v rounded(int bf16, f16v v) {
 }
 INLINE float rounded_one(int bf16, float x) { return bf16 ? one_h(narrow_one(x)) : x; }
 
-INLINE float sum_of(f16v v) {
-    float lane[16], total = 0;
-    store_f(lane, v);
-    for (int i = 0; i < 16; i++) total += lane[i];
-    return total;
-}
-/* NaN where either is. */
-INLINE f16v larger(f16v a, f16v b) { return pick((b > a) | (b != b), b, a); }
-INLINE float max_of(f16v v) {
-    float lane[16], most = -INFINITY;
-    store_f(lane, v);
-    for (int i = 0; i < 16; i++) most = lane[i] > most || lane[i] != lane[i] ? lane[i] : most;
-    return most;
+/* The largest number; what it gives for NaN does not matter, since the sum of exponentials is NaN then. */
+INLINE f16v larger(f16v a, f16v b) {
+#ifdef __AVX512F__
+    return (f16v)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return pick(b > a, b, a);
+#endif
 }
 
-/* e^x: 2^n times a polynomial in the rest, with the coefficients of the Cephes library's expf; below -87 it is 0. NaN
- * stays NaN, since the comparisons are false for it. */
+#define HALVES(v, combine)                                                                             \
+    v = combine(v, __builtin_shuffle(v, (i16v){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));            \
+    v = combine(v, __builtin_shuffle(v, (i16v){4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11}));            \
+    v = combine(v, __builtin_shuffle(v, (i16v){2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13}));            \
+    v = combine(v, __builtin_shuffle(v, (i16v){1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14}))
+INLINE f16v plus(f16v a, f16v b) { return a + b; }
+INLINE float sum_of(f16v v) { HALVES(v, plus); return v[0]; }
+INLINE float max_of(f16v v) { HALVES(v, larger); return v[0]; }
+
+/* e^x: 2^n times a polynomial in the rest, with the coefficients of the Cephes library's expf. Below -87 it is 0, above
+ * 88 it stays what it is there. NaN stays NaN. */
 INLINE f16v exp_of(f16v x) {
+#ifdef __AVX512F__
+    /* The second operand is the result where one is NaN. */
+    x = (f16v)_mm512_max_ps(_mm512_set1_ps(-104.0f), (__m512)x);
+    x = (f16v)_mm512_min_ps(_mm512_set1_ps(88.0f), (__m512)x);
+    f16v n = (f16v)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), 0);
+#else
     i16v zero = x < -87.0f;
     x = pick(zero, all(-87.0f), x);
     x = pick(x > 88.0f, all(88.0f), x);
     f16v shifted = x * 1.44269504088896341f + 12582912.0f;
     f16v n = shifted - 12582912.0f;
+#endif
     f16v r = x - n * 0.693359375f + n * 2.12194440e-4f;
     f16v y = 1.9875691500e-4f * r + 1.3981999507e-3f;
     y = y * r + 8.3334519073e-3f;
     y = y * r + 4.1665795894e-2f;
     y = y * r + 1.6666665459e-1f;
     y = y * r + 5.0000001201e-1f;
-    y = y * r * r + r + 1.0f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+#ifdef __AVX512F__
+    return (f16v)_mm512_scalef_ps((__m512)y, (__m512)n);
+#else
     f16v power = (f16v)(((i16v)shifted - 0x4b400000 + 127) << 23);
     return pick(zero, all(0), y * power);
+#endif
 }
 
 /* What attention is made for here: 0 nothing, 1 float32, 2 bfloat16 too. */
@@ -193,16 +209,19 @@ void polar_gate(int bf16, void *gate, const void *up, long count, int kind, int 
  * keys that stand next to each other; it starts a block of its own.
  */
 
-INLINE f16v multiply_add(int bf16, f16v sum, const uint32_t *scalar, const void *vector) {
-    if (bf16) {
-#ifdef __AVX512BF16__
-        return (f16v)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)*scalar),
-                                      (__m512bh)_mm512_loadu_si512(vector));
-#endif
-    }
+INLINE f16v spread(int bf16, const uint32_t *word) {
+    if (bf16) return (f16v)((i16v){0} + (int32_t)*word);
     float x;
-    memcpy(&x, scalar, 4);
-    return sum + x * load_f((const float *)vector);
+    memcpy(&x, word, 4);
+    return all(x);
+}
+
+/* bfloat16: the products of both halves of each word. */
+INLINE f16v multiply_add(int bf16, f16v sum, f16v left, f16v right) {
+#ifdef __AVX512BF16__
+    if (bf16) return (f16v)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+#endif
+    return sum + left * right;
 }
 
 /* sums[row][column] = start + sum over `steps` of left[row][step] * right[step][column]; 16 columns to a vector. */
@@ -216,12 +235,16 @@ INLINE void product(int bf16, const int rows, const int columns, const uint32_t 
         for (int c = 0; c < columns; c++)
             sum[r][c] = start ? load_f(sums + r * sum_stride + c * 16) * start[r] : all(0);
     for (long step = 0; step < steps; step++) {
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++)
+        f16v vector[4];
 #pragma GCC unroll 4
-            for (int c = 0; c < columns; c++)
-                sum[r][c] = multiply_add(bf16, sum[r][c], left + r * left_stride + step,
-                                         right + step * step_stride + c * column_stride);
+        for (int c = 0; c < columns; c++)
+            vector[c] = load_f((const float *)right + step * step_stride + c * column_stride);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            f16v word = spread(bf16, left + r * left_stride + step);
+#pragma GCC unroll 4
+            for (int c = 0; c < columns; c++) sum[r][c] = multiply_add(bf16, sum[r][c], word, vector[c]);
+        }
     }
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
@@ -258,6 +281,22 @@ SIZED(product_h, 1)
 
 INLINE int smaller(int a, int b) { return a < b ? a : b; }
 INLINE int bigger(int a, int b) { return a > b ? a : b; }
+
+/* The same for any number of rows and columns (a multiple of 16), in blocks whose right side stays in the first cache. */
+INLINE void blocked_product(const int bf16, int rows, int columns, const uint32_t *left, long left_stride,
+                            const uint32_t *right, long step_stride, long column_stride, int steps, float *sums,
+                            long sum_stride, const float *start) {
+    static const float ones[6] = {1, 1, 1, 1, 1, 1};
+    for (int column = 0; column < columns; column += 64)
+        for (int step = 0; step < steps; step += STEPS)
+            for (int r = 0; r < rows; r += 6)
+                (bf16 ? product_h : product_f)(
+                    smaller(6, rows - r), smaller(4, (columns - column) / 16), left + r * left_stride + step,
+                    left_stride, right + step * step_stride + column / 16 * column_stride, step_stride, column_stride,
+                    smaller(STEPS, steps - step), sums + r * sum_stride + column, sum_stride,
+                    step ? ones : start ? start + r : NULL);
+}
+
 INLINE long up_to(long n, long step) { return (n + step - 1) / step * step; }
 
 typedef struct {
@@ -277,6 +316,25 @@ typedef struct {
 /* 32-bit words per key: a float, or a pair of bfloat16. */
 INLINE int words_of(int bf16, int dim) { return bf16 ? (dim + 1) / 2 : dim; }
 
+/* Exchanges bit `bit` of the row's number with that of the column's; all four bits make a transpose. */
+#define EXCHANGE(bit, low, high)                                                                                   \
+    for (int r = 0; r < 16; r++)                                                                                   \
+        if (!(r & bit)) {                                                                                          \
+            f16v one = row[r], two = row[r + bit];                                                                 \
+            row[r] = __builtin_shuffle(one, two, low);                                                             \
+            row[r + bit] = __builtin_shuffle(one, two, high);                                                      \
+        }
+INLINE void transpose(f16v row[16]) {
+    EXCHANGE(8, ((i16v){0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}),
+             ((i16v){8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31}))
+    EXCHANGE(4, ((i16v){0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27}),
+             ((i16v){4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31}))
+    EXCHANGE(2, ((i16v){0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29}),
+             ((i16v){2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31}))
+    EXCHANGE(1, ((i16v){0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30}),
+             ((i16v){1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31}))
+}
+
 static void pack(const Attention *a, int piece, int head) {
     int words = words_of(a->bf16, a->dim), wide = up_to(a->dim, 16), length = a->piece_length[piece];
     long first = a->piece_offset[piece], size = a->bf16 ? 2 : 4, padded = up_to(length, 16);
@@ -287,29 +345,32 @@ static void pack(const Attention *a, int piece, int head) {
     for (long block = 0; block < padded; block += 16) {
         uint32_t *to = keys + block * words;
         int here = smaller(16, length - block);
-        if (here < 16) memset(to, 0, 64 * words);
-        for (int key = 0; key < here; key++) {
-            const char *from = from_key + (block + key) * a->key_stride * size;
-            for (int w = 0; w < words; w++) {
-                uint32_t word = 0;
-                /* The last pair of an odd number of dimensions has one. */
-                memcpy(&word, from + w * 4, a->bf16 && 2 * w + 1 == a->dim ? 2 : 4);
-                to[w * 16 + key] = word;
+        for (int w = 0; w < words; w += 16) {
+            /* The last pair of an odd number of dimensions has one. */
+            long bytes = smaller(64, (int)(a->dim * size) - w * 4);
+            f16v row[16];
+            for (int key = 0; key < 16; key++) {
+                row[key] = all(0);
+                if (key < here) memcpy(&row[key], from_key + (block + key) * a->key_stride * size + w * 4, bytes);
             }
+            transpose(row);
+            for (int i = 0; i < smaller(16, words - w); i++) store_f((float *)to + (w + i) * 16, row[i]);
         }
     }
-    if (a->bf16) {
-        uint16_t *to = (uint16_t *)values;
-        for (long key = 0; key < padded; key++) {
-            const uint16_t *from = (const uint16_t *)(from_value + key * a->value_stride * size);
-            uint16_t *pair = to + key / 2 * wide * 2 + key % 2;
-            for (int i = 0; i < wide; i++) pair[i * 2] = key < length && i < a->dim ? from[i] : 0;
-        }
-    } else {
-        for (long key = 0; key < padded; key++) {
-            float *to = (float *)values + key * wide;
-            memset(to, 0, wide * 4);
-            if (key < length) memcpy(to, from_value + key * a->value_stride * size, a->dim * 4);
+    for (long key = 0; key < padded; key++) {
+        const char *from = from_value + key * a->value_stride * size;
+        if (!a->bf16) {
+            uint32_t *to = values + key * wide;
+            memset(to, 0, wide * 4L);
+            if (key < length) memcpy(to, from, a->dim * 4L);
+        } else if (key % 2 == 0) {
+            uint32_t *to = values + key / 2 * wide;
+            const uint16_t *one = (const uint16_t *)from, *two = one + a->value_stride;
+            memset(to, 0, wide * 4L);
+            if (key + 1 < length)
+                for (int i = 0; i < a->dim; i++) to[i] = one[i] | (uint32_t)two[i] << 16;
+            else if (key < length)
+                for (int i = 0; i < a->dim; i++) to[i] = one[i];
         }
     }
 }
@@ -341,11 +402,8 @@ INLINE void tile(const int bf16, const Attention *a, int span, int first, int st
             a->packed_values + head * a->head_values + a->piece_offset[piece] * wide / (bf16 ? 2 : 1);
         for (int block = from; block < seen; block += KEYS) {
             int here = smaller(KEYS, seen - block), padded = up_to(here, 16);
-            for (int column = 0; column < padded; column += 64)
-                for (int r = 0; r < rows; r += 6)
-                    (bf16 ? product_h : product_f)(smaller(6, rows - r), smaller(4, (padded - column) / 16),
-                                                   query + r * words, words, keys + (long)(block + column) * words, 16,
-                                                   16L * words, words, score + r * KEYS + column, KEYS, NULL);
+            blocked_product(bf16, rows, padded, query, words, keys + (long)block * words, 16, 16L * words, words, score,
+                            KEYS, NULL);
             float before[ROWS];
             memcpy(before, most, sizeof before);
             for (int r = 0; r < rows; r++) {
@@ -360,7 +418,7 @@ INLINE void tile(const int bf16, const Attention *a, int span, int first, int st
                 f16v top = load_f(row);
                 for (int i = 16; i < padded; i += 16) top = larger(top, load_f(row + i));
                 float found = a->cap > 0 ? max_of(top) : max_of(top) * a->scale;
-                most[r] = found > most[r] || found != found ? found : most[r];
+                most[r] = found > most[r] ? found : most[r];
             }
             float safe[ROWS];
             for (int r = 0; r < ROWS; r++) safe[r] = most[r] == -INFINITY ? 0 : most[r];
@@ -378,12 +436,8 @@ INLINE void tile(const int bf16, const Attention *a, int span, int first, int st
             }
             const uint32_t *left = bf16 ? (const uint32_t *)weight : (const uint32_t *)score;
             long stride = bf16 ? KEYS / 2 : KEYS, steps = bf16 ? padded / 2 : padded;
-            for (int column = 0; column < wide; column += 64)
-                for (int r = 0; r < rows; r += 6)
-                    (bf16 ? product_h : product_f)(smaller(6, rows - r), smaller(4, (wide - column) / 16),
-                                                   left + r * stride, stride,
-                                                   values + (long)block * wide / (bf16 ? 2 : 1) + column, wide, 16,
-                                                   steps, sum + r * wide + column, wide, shrink + r);
+            blocked_product(bf16, rows, wide, left, stride, values + (long)block * wide / (bf16 ? 2 : 1), wide, 16,
+                            steps, sum, wide, shrink);
         }
     }
     for (int r = 0; r < rows; r++) {
@@ -450,9 +504,10 @@ int polar_attention(int bf16, const void *query, long query_stride, const void *
             for (int head = 0; head < kv_heads; head++) pack(&a, piece, head);
 #pragma omp for schedule(dynamic)
         for (long item = 0; item < tiles * kv_heads; item++) {
-            long t = item / kv_heads;
+            /* Head by head, so that what tiles which follow each other read is in cache. */
+            long t = item % tiles;
             int span = tile_span[t], first = tile_first[t];
-            (bf16 ? tile_h : tile_f)(&a, span, first, smaller(query_length[span], first + tokens), item % kv_heads);
+            (bf16 ? tile_h : tile_f)(&a, span, first, smaller(query_length[span], first + tokens), item / tiles);
         }
     }
     free(offset); free(tile_span); free(tile_first);

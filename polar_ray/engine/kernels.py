@@ -42,6 +42,7 @@ class Kernels:
         """Loads the library that ``compile_kernels`` made."""
         self._library = ctypes.CDLL(str(path))
         self._library.polar_attention_workspace.restype = ctypes.c_long
+        self._workspace = torch.empty(0, dtype=torch.uint8)
         self._level = int(self._library.polar_level())
 
     def attends(self, dtype: torch.dtype, head_dim: int, shared_by: int) -> bool:
@@ -138,7 +139,9 @@ class Kernels:
         out = torch.empty(tokens, heads, dim, dtype=query.dtype)
         lengths = pieces.length.ctypes.data_as(ctypes.c_void_p)
         size = self._library.polar_attention_workspace(_kind(query), kv_heads, dim, len(pieces.length), lengths)
-        workspace = torch.empty(size, dtype=torch.uint8)
+        if self._workspace.numel() < size:
+            # Kept, since fresh memory costs as much time as what is written to it.
+            self._workspace = torch.empty(size + size // 4, dtype=torch.uint8)
         failed = self._library.polar_attention(
             _kind(query),
             _pointer(query),
@@ -162,7 +165,7 @@ class Kernels:
             ctypes.c_float(scale),
             ctypes.c_float(softcap or 0.0),
             window or 0,
-            _pointer(workspace),
+            _pointer(self._workspace),
             torch.get_num_threads(),
         )
         if failed:
