@@ -61,6 +61,10 @@ class Kernels:
             and shared_by <= _MOST_SHARING
         )
 
+    def free_workspace(self) -> None:
+        """Frees what ``attention`` keeps between calls."""
+        self._workspace = torch.empty(0, dtype=torch.uint8)
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False) -> torch.Tensor:
         """Returns the root mean square norm over the last dimension of a contiguous tensor.
 
@@ -141,7 +145,7 @@ class Kernels:
         size = self._library.polar_attention_workspace(_kind(query), kv_heads, dim, len(pieces.length), lengths)
         if self._workspace.numel() < size:
             # Kept, since fresh memory costs as much time as what is written to it.
-            self._workspace = torch.empty(size + size // 4, dtype=torch.uint8)
+            self._workspace = torch.empty(size, dtype=torch.uint8)
         failed = self._library.polar_attention(
             _kind(query),
             _pointer(query),

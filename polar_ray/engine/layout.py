@@ -74,14 +74,13 @@ class Layout:
     run_rows: dict[int, slice]
 
 
-def lay_out(plan: Plan, forward: Forward, sequences: Sequence[np.ndarray], ends: frozenset[int]) -> Layout:
+def lay_out(plan: Plan, forward: Forward, sequences: Sequence[np.ndarray]) -> Layout:
     """Lays out a forward of a plan.
 
     Args:
         plan: The plan.
         forward: One of its forwards.
         sequences: What the plan was made for.
-        ends: The runs at whose ends there is something to read: the set of ``plan.last``.
     """
     inside = range(forward.first, forward.stop)
     numbers = [*forward.kept, *inside]
@@ -97,7 +96,7 @@ def lay_out(plan: Plan, forward: Forward, sequences: Sequence[np.ndarray], ends:
     own = runs[len(forward.kept) :]
     own_lengths = lengths[len(forward.kept) :]
     own_positions = positions[len(forward.kept) :]
-    read_runs = tuple(number for number in inside if number in ends)
+    read_runs = tuple(number for number in inside if number in plan.ends)
     read_places = np.array([number - forward.first for number in read_runs], np.int64)
     return Layout(
         ids=np.concatenate([sequences[run.source][run.start : run.end] for run in own]).astype(np.int64),

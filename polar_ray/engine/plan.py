@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -78,10 +79,15 @@ class Plan:
         """Tokens computed that belong to no sequence."""
         return self.tokens - sum(run.tokens for run in self.runs)
 
-    def kept_after(self, number: int) -> tuple[int, ...]:
-        """Returns the runs whose keys and values are still to be read when this forward is done."""
-        stop = self.forwards[number].stop
-        return tuple(sorted({run for later in self.forwards[number + 1 :] for run in later.kept if run < stop}))
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The runs at whose ends there is a score to read."""
+        return frozenset(self.last)
+
+    @cached_property
+    def last_reader(self) -> dict[int, int]:
+        """By run that is read by a later forward, the last forward that reads it."""
+        return {run: number for number, forward in enumerate(self.forwards) for run in forward.kept}
 
     def __str__(self) -> str:
         lines = [f"{'forward':>8}{'runs':>8}{'tokens':>10}{'attention':>14}{'kept tokens':>13}"]

@@ -60,7 +60,7 @@ def test_company_stays_within_the_tolerance_of_each_dtype(dtype: Any) -> None:
     together = engine.score(SEQUENCES)[:, 0]
     alone = np.array([engine.score([ids])[0, 0] for ids in SEQUENCES])
     assert (np.abs(together - alone) <= BATCH_TOLERANCE[dtype] * np.maximum(1, np.abs(alone))).all()
-    np.testing.assert_allclose(together, REWARDS, atol={"float32": 1e-4, "bfloat16": 0.5, "float16": 0.1}[dtype])
+    np.testing.assert_allclose(together, REWARDS, atol={"float32": 1e-4, "bfloat16": 0.75, "float16": 0.1}[dtype])
 
 
 def test_scoring_the_same_list_twice_gives_the_same_bits() -> None:
