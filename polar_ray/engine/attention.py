@@ -46,9 +46,7 @@ def attend(
     """
     heads, kv_heads, dim = query.shape[1], key.shape[1], query.shape[2]
     if kernels is not None and kernels.attends(query.dtype, dim, heads // kv_heads):
-        return kernels.attention(
-            query, key, value, pieces, spans, scale=scale, softcap=softcap, window=window
-        )
+        return kernels.attention(query, key, value, pieces, spans, scale=scale, softcap=softcap, window=window)
     out = torch.empty_like(query)
     for span in range(len(spans.start)):
         places = [slice(pieces.start[p], pieces.start[p] + pieces.length[p]) for p in spans.chain_of(span).tolist()]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -42,6 +43,7 @@ class Engine:
         dtype: The backbone's dtype.
         token_budget: Most tokens of one forward. Running out of memory halves it, for good.
         plain_because: Why the model is run plainly, or None.
+        fused: Whether parts of the model are replaced by faster ones.
         share: Whether sequences share beginnings.
     """
 
@@ -82,6 +84,8 @@ class Engine:
             self._kernels = load_kernels() if dtype in ("float32", "bfloat16") else None
             pack_linears(self._backbone)
         self._packed = PackedModel(self._backbone, self._kernels)
+        self.fused = self._packed.fused
+        self._one_by_one = self._packed.depends_on_longest(self.max_positions)
         self.token_budget = token_budget or budget_for(self._backbone.config, TORCH_DTYPES[dtype], self.device)
         self.plain_because = self._why_plain(path)
         if self.plain_because is not None and path != "plain":
@@ -90,7 +94,7 @@ class Engine:
     def _why_plain(self, path: Path) -> str | None:
         if path == "plain":
             return "it was asked for"
-        if self._packed.depends_on_longest:
+        if self._one_by_one:
             return "its rotary positions depend on the longest sequence of a forward"
         return differs_from_plain(
             lambda sequences: self._read(sequences, self.plan(sequences)),
@@ -129,7 +133,7 @@ class Engine:
         waiting = np.arange(len(sequences))
         while len(waiting):
             # All of them, unless memory runs out.
-            done, result = run([sequences[row] for row in waiting])
+            done, result = run([sequences[row] for row in waiting.tolist()])
             outputs[waiting[done]] = result
             waiting = np.delete(waiting, done)
         return outputs
@@ -162,7 +166,7 @@ class Engine:
         for number, forward in enumerate(plan.forwards):
             longest = max(len(sequences[run.source]) for run in plan.runs[forward.first : forward.stop])
             row = self._row(plan, number, sequences, kept)
-            result = self._within_memory(lambda row=row: self._outputs(self._packed.read(row)), forward.tokens, longest)
+            result = self._within_memory(partial(self._read_row, row), forward.tokens, longest)
             if result is None:
                 break
             by_run.update(zip(row.layout.read_runs, result, strict=True))
@@ -173,16 +177,12 @@ class Engine:
     def _score_plainly(self, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """As ``_score_packed``, in padded batches."""
         lengths = np.fromiter((len(ids) for ids in sequences), np.int64, len(sequences))
-        plan = plan_batches(lengths, 1 if self._packed.depends_on_longest else self.token_budget)
+        plan = plan_batches(lengths, 1 if self._one_by_one else self.token_budget)
         done: list[int] = []
         results: list[np.ndarray] = [np.empty((0, self.labels), np.float32)]
         for batch in plan.batches:
             rows = [sequences[row] for row in batch.rows]
-            result = self._within_memory(
-                lambda rows=rows: self._outputs(read_plainly(self._backbone, rows, self.device)),
-                batch.padded_tokens,
-                batch.longest,
-            )
+            result = self._within_memory(partial(self._read_batch, rows), batch.padded_tokens, batch.longest)
             if result is None:
                 break
             done += batch.rows
@@ -207,6 +207,12 @@ class Engine:
         keep = tuple(run for run in range(forward.first, forward.stop) if run in plan.last_reader)
         layout = lay_out(plan, forward, sequences)
         return Row(layout, kept, forward.kept, keep, self._kernels, self.device)
+
+    def _read_row(self, row: Row) -> np.ndarray:
+        return self._outputs(self._packed.read(row))
+
+    def _read_batch(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        return self._outputs(read_plainly(self._backbone, sequences, self.device))
 
     def _outputs(self, hidden: torch.Tensor) -> np.ndarray:
         output: np.ndarray = self._head(hidden.float()).cpu().numpy()

@@ -67,9 +67,7 @@ class FusedAttention(torch.nn.Module):
         self.softcap = kind.softcap(native)
         self.kernels = kernels
 
-    def keys(
-        self, x: torch.Tensor, positions: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys(self, x: torch.Tensor, positions: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns keys with positions, and values, ``[tokens, kv_heads, dim]`` each, of ``x`` ``[tokens, hidden]``."""
         return self._rotated(self.native.k_proj, self.key_norm, x, positions), self._heads(self.native.v_proj(x))
 
@@ -123,7 +121,7 @@ class FusedAttention(torch.nn.Module):
         sizes = row_blocks(len(x))
         out: torch.Tensor | None = None
         start = 0
-        for part, part_cos, part_sin in zip(x.split(sizes), cos.split(sizes), sin.split(sizes), strict=True):
+        for part, part_cos, part_sin in zip(*(torch.split(t, sizes) for t in (x, cos, sin)), strict=True):
             heads = norm(self._heads(projection(part)))
             if out is None:
                 out = heads if len(sizes) == 1 else heads.new_empty(len(x), *heads.shape[1:])
@@ -144,7 +142,7 @@ class FusedMLP(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns ``down(activation(gate(x)) * up(x))`` for ``[1, tokens, hidden]``."""
-        out = [self._chunk(rows) for rows in x[0].split(row_blocks(x.shape[1]))]
+        out = [self._chunk(rows) for rows in torch.split(x[0], row_blocks(x.shape[1]))]
         return (out[0] if len(out) == 1 else torch.cat(out))[None]
 
     def _chunk(self, x: torch.Tensor) -> torch.Tensor:

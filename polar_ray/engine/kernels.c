@@ -5,6 +5,9 @@
  * float32 (bf16 = 0) or bfloat16 (bf16 = 1) data and computes in float32. No result depends on the number of threads.
  */
 #include <math.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,17 +89,17 @@ INLINE float sum_of(f16v v) { HALVES(v, plus); return v[0]; }
 INLINE float max_of(f16v v) { HALVES(v, larger); return v[0]; }
 
 /* e^x: 2^n times a polynomial in the rest, with the coefficients of the Cephes library's expf. Below -87 it is 0, above
- * 88 it stays what it is there. NaN stays NaN. */
+ * 88.7 it is infinity. NaN stays NaN. */
 INLINE f16v exp_of(f16v x) {
 #ifdef __AVX512F__
     /* The second operand is the result where one is NaN. */
     x = (f16v)_mm512_max_ps(_mm512_set1_ps(-104.0f), (__m512)x);
-    x = (f16v)_mm512_min_ps(_mm512_set1_ps(88.0f), (__m512)x);
+    x = (f16v)_mm512_min_ps(_mm512_set1_ps(89.0f), (__m512)x);
     f16v n = (f16v)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), 0);
 #else
     i16v zero = x < -87.0f;
     x = pick(zero, all(-87.0f), x);
-    x = pick(x > 88.0f, all(88.0f), x);
+    x = pick(x > 89.0f, all(89.0f), x);
     f16v shifted = x * 1.44269504088896341f + 12582912.0f;
     f16v n = shifted - 12582912.0f;
 #endif
@@ -375,16 +378,23 @@ static void pack(const Attention *a, int piece, int head) {
     }
 }
 
+/* What one thread works in. Not on its stack, which cannot say that there is no memory. */
+typedef struct {
+    uint32_t query[ROWS * MAX_DIM];
+    float score[ROWS * KEYS], sum[ROWS * MAX_DIM];
+    uint16_t weight[ROWS * KEYS];
+} Scratch;
+
 /* The tile of the tokens from `first` to `stop` of one span of queries, for the heads that share one key head. */
-INLINE void tile(const int bf16, const Attention *a, int span, int first, int stop, int head) {
+INLINE void tile(const int bf16, const Attention *a, Scratch *scratch, int span, int first, int stop, int head) {
     int dim = a->dim, words = words_of(bf16, dim), wide = up_to(dim, 16);
     int rows = (stop - first) * a->group, position = a->query_position[span];
     long size = bf16 ? 2 : 4;
-    uint32_t query[ROWS * MAX_DIM];
-    float score[ROWS * KEYS], sum[ROWS * MAX_DIM], most[ROWS], total[ROWS], shrink[ROWS];
-    uint16_t weight[ROWS * KEYS];
+    uint32_t *query = scratch->query;
+    float *score = scratch->score, *sum = scratch->sum, most[ROWS], total[ROWS], shrink[ROWS];
+    uint16_t *weight = scratch->weight;
 
-    if (bf16 && dim % 2) memset(query, 0, sizeof query);
+    if (bf16 && dim % 2) memset(query, 0, sizeof scratch->query);
     for (int r = 0; r < rows; r++) {
         long token = a->query_start[span] + first + r / a->group;
         const char *from = a->query + (token * a->query_stride + (head * a->group + r % a->group) * (long)dim) * size;
@@ -451,18 +461,19 @@ INLINE void tile(const int bf16, const Attention *a, int span, int first, int st
     }
 }
 
-static __attribute__((noinline)) void tile_f(const Attention *a, int span, int first, int stop, int head) {
-    tile(0, a, span, first, stop, head);
-}
-static __attribute__((noinline)) void tile_h(const Attention *a, int span, int first, int stop, int head) {
-    tile(1, a, span, first, stop, head);
-}
+#define TILE(NAME, BF16)                                                                                           \
+    static __attribute__((noinline)) void NAME(const Attention *a, Scratch *scratch, int span, int first, int stop,  \
+                                               int head) {                                                         \
+        tile(BF16, a, scratch, span, first, stop, head);                                                           \
+    }
+TILE(tile_f, 0)
+TILE(tile_h, 1)
 
 /* Bytes that polar_attention needs to work in. */
-long polar_attention_workspace(int bf16, int kv_heads, int dim, int pieces, const int *piece_length) {
+long polar_attention_workspace(int bf16, int kv_heads, int dim, int pieces, const int *piece_length, int threads) {
     long keys = 0;
     for (int piece = 0; piece < pieces; piece++) keys += up_to(piece_length[piece], 16);
-    return kv_heads * keys * (words_of(bf16, dim) * 4L + up_to(dim, 16) * (bf16 ? 2L : 4L)) + 64;
+    return kv_heads * keys * (words_of(bf16, dim) * 4L + up_to(dim, 16) * (bf16 ? 2L : 4L)) + threads * sizeof(Scratch);
 }
 
 /* Causal attention of spans of queries over chains of pieces of keys.
@@ -497,8 +508,14 @@ int polar_attention(int bf16, const void *query, long query_stride, const void *
                    query_position, chain_start, chain, scale, cap, window, workspace, NULL,
                    keys * words_of(bf16, dim), keys * up_to(dim, 16) / (bf16 ? 2 : 1)};
     a.packed_values = a.packed_keys + kv_heads * a.head_keys;
+    Scratch *scratches = (Scratch *)(a.packed_values + kv_heads * a.head_values);
 #pragma omp parallel num_threads(threads)
     {
+#ifdef _OPENMP
+        Scratch *scratch = scratches + omp_get_thread_num();
+#else
+        Scratch *scratch = scratches;
+#endif
 #pragma omp for schedule(dynamic) collapse(2)
         for (int piece = 0; piece < pieces; piece++)
             for (int head = 0; head < kv_heads; head++) pack(&a, piece, head);
@@ -507,7 +524,7 @@ int polar_attention(int bf16, const void *query, long query_stride, const void *
             /* Head by head, so that what tiles which follow each other read is in cache. */
             long t = item % tiles;
             int span = tile_span[t], first = tile_first[t];
-            (bf16 ? tile_h : tile_f)(&a, span, first, smaller(query_length[span], first + tokens), item / tiles);
+            (bf16 ? tile_h : tile_f)(&a, scratch, span, first, smaller(query_length[span], first + tokens), item / tiles);
         }
     }
     free(offset); free(tile_span); free(tile_first);

@@ -23,9 +23,10 @@ from polar_ray.engine.layout import Pieces, Spans
 logger = logging.getLogger(__name__)
 
 # No -ffast-math: NaN must stay NaN.
-_FLAGS = (
-    "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp -fPIC -shared".split()
-)
+_FLAGS = [
+    *("-O3", "-march=native", "-std=gnu11", "-fopenmp", "-fPIC", "-shared"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+]
 _SOURCE = Path(__file__).with_name("kernels.c")
 _MOST_DIMENSIONS = 256
 _MOST_SHARING = 48
@@ -36,7 +37,7 @@ ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_pytorch_tanh": 1}
 
 
 class Kernels:
-    """The compiled kernels. Tensors are float32 or bfloat16 on the CPU; what is said of strides is the caller's duty."""
+    """The compiled kernels. Tensors are float32 or bfloat16, on the CPU; strides as said are the caller's duty."""
 
     def __init__(self, path: Path) -> None:
         """Loads the library that ``compile_kernels`` made."""
@@ -55,10 +56,7 @@ class Kernels:
         """
         needed = {torch.float32: 1, torch.bfloat16: 2}.get(dtype)
         return (
-            needed is not None
-            and self._level >= needed
-            and head_dim <= _MOST_DIMENSIONS
-            and shared_by <= _MOST_SHARING
+            needed is not None and self._level >= needed and head_dim <= _MOST_DIMENSIONS and shared_by <= _MOST_SHARING
         )
 
     def free_workspace(self) -> None:
@@ -142,7 +140,9 @@ class Kernels:
         kv_heads = key.shape[1]
         out = torch.empty(tokens, heads, dim, dtype=query.dtype)
         lengths = pieces.length.ctypes.data_as(ctypes.c_void_p)
-        size = self._library.polar_attention_workspace(_kind(query), kv_heads, dim, len(pieces.length), lengths)
+        size = self._library.polar_attention_workspace(
+            _kind(query), kv_heads, dim, len(pieces.length), lengths, torch.get_num_threads()
+        )
         if self._workspace.numel() < size:
             # Kept, since fresh memory costs as much time as what is written to it.
             self._workspace = torch.empty(size, dtype=torch.uint8)
@@ -189,7 +189,7 @@ def _pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
 def load_kernels() -> Kernels | None:
     """Returns the kernels, compiled on the first call on a machine, or None where there is no way to.
 
-    The compiled library lies in the user's cache folder, under a name that says what it was compiled from, with and for.
+    The library lies in the user's cache folder, under a name that says what it was compiled from, with and for.
     ``POLAR_RAY_KERNELS=off`` in the environment does without.
     """
     if os.environ.get("POLAR_RAY_KERNELS", "on") == "off":

@@ -52,7 +52,7 @@ class PackedLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns ``x @ weight.T + bias``, for any number of dimensions."""
         rows = x.reshape(-1, self.in_features)
-        blocks = [self._block(block) for block in rows.split(row_blocks(len(rows)))]
+        blocks = [self._block(block) for block in torch.split(rows, row_blocks(len(rows)))]
         product = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         return product.view(*x.shape[:-1], self.out_features)
 
@@ -72,7 +72,7 @@ def packing_pays(linear: torch.nn.Linear) -> bool:
         linear: A large layer of the model, on the CPU.
     """
     tolerance = _TOLERANCE.get(linear.weight.dtype)
-    if tolerance is None or not torch.backends.mkldnn.is_available():
+    if tolerance is None or not torch.backends.mkldnn.enabled:
         return False
     x = torch.randn(BLOCK, linear.in_features, generator=torch.Generator().manual_seed(0)).to(linear.weight.dtype)
     try:
@@ -112,11 +112,11 @@ def pack_linears(module: torch.nn.Module) -> int:
 
 
 def _alternate(*calls: Callable[[], object]) -> list[float]:
-    """Returns the shortest time of each call, in turns, so that a busy moment does not hit one of them alone."""
+    """Returns the shortest processor time of each call, in turns: what else the machine does must not count."""
     best = [float("inf")] * len(calls)
-    for _ in range(5):
+    for _ in range(8):
         for number, call in enumerate(calls):
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            best[number] = min(best[number], time.perf_counter() - start)
+            best[number] = min(best[number], time.process_time() - start)
     return best

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,10 @@ def keep_freed_memory() -> None:
     """Tells glibc to keep up to 1 GiB of freed memory for the next forward, where this process runs on glibc.
 
     By default it gives large blocks back to the system at once, which then hands out cleared pages again: a few per
-    cent of a forward's time.
+    cent of a forward's time. Where the address space is limited it is left as it is, since kept memory is in pieces.
     """
     library = _glibc()
-    if library is not None:
+    if library is not None and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
         trim_threshold, mmap_threshold = -1, -3
         library.mallopt(mmap_threshold, 32 * 2**20)
         library.mallopt(trim_threshold, 2**30)

@@ -23,8 +23,6 @@ class PackedModel:
 
     Attributes:
         fused: Whether the model has faster parts.
-        depends_on_longest: Whether positions depend on the longest sequence of a forward, so that sequences cannot
-            share one: rotary frequencies that stretch with the length (``dynamic``, ``longrope``).
     """
 
     def __init__(self, backbone: PreTrainedModel, kernels: Kernels | None) -> None:
@@ -36,12 +34,20 @@ class PackedModel:
         self.fused = bool(self._swaps)
         AttentionInterface.register(ATTENTION, _attention)
 
-    @property
-    def depends_on_longest(self) -> bool:
-        rope = self._backbone.config.to_dict().get("rope_parameters") or {}
+    def depends_on_longest(self, max_positions: int) -> bool:
+        """Whether positions depend on the longest sequence of a forward, so that sequences cannot share one.
+
+        Rotary frequencies of the kind ``longrope`` change with the longest sequence, those of the kind ``dynamic``
+        where it is beyond the positions that the model was trained with.
+
+        Args:
+            max_positions: The longest sequence that the model is given.
+        """
+        config = self._backbone.config
+        rope = config.to_dict().get("rope_parameters") or {}
         # One set of parameters, or one for each kind of layer.
-        every = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-        return any(part.get("rope_type") in ("dynamic", "longrope") for part in every)
+        kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
+        return "longrope" in kinds or ("dynamic" in kinds and max_positions > config.max_position_embeddings)
 
     def read(self, row: Row) -> torch.Tensor:
         """Returns the hidden states ``[read-outs, hidden]`` after the final norm."""
@@ -93,5 +99,3 @@ def _attention(
         window=sliding_window,
     )
     return out[None], None
-
-

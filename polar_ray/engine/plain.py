@@ -8,9 +8,7 @@ from transformers import PreTrainedModel
 
 
 @torch.inference_mode()
-def read_plainly(
-    backbone: PreTrainedModel, sequences: Sequence[np.ndarray], device: torch.device
-) -> torch.Tensor:
+def read_plainly(backbone: PreTrainedModel, sequences: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
     """Returns the hidden states ``[N, hidden]`` after the final norm at the last tokens of one padded batch.
 
     Sequences are padded on the right and no mask is passed: in a causal model a token never attends to what follows

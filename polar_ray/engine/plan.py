@@ -161,9 +161,7 @@ def _forwards(runs: Sequence[Run], budget: Budget) -> tuple[Forward, ...]:
     for number in range(len(runs)):
         whole = all_tokens[number] <= budget.tokens and all_attention[number] <= budget.attention
         needs = (all_tokens, all_attention) if whole else (tokens, attention)
-        fits = (
-            used_tokens + needs[0][number] <= budget.tokens and used_attention + needs[1][number] <= budget.attention
-        )
+        fits = used_tokens + needs[0][number] <= budget.tokens and used_attention + needs[1][number] <= budget.attention
         if number > first and not fits:
             forwards.append(_forward(runs, first, number))
             first, used_tokens, used_attention = number, 0, 0

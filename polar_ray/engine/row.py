@@ -46,9 +46,7 @@ class Row:
     kernels: Kernels | None
     device: torch.device
 
-    def all_keys(
-        self, layer: int, key: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def all_keys(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns a layer's keys and values with those of earlier forwards before them, and keeps what is needed.
 
         Args:
