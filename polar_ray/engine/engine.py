@@ -1,31 +1,50 @@
 """The engine: token ids go in, the head's outputs at each sequence's last token come out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 
-from polar_ray.engine.device import Device, default_token_budget, pick_device
-from polar_ray.engine.plan import MicroBatch, Plan, plan_batches
+from polar_ray.engine.batches import plan_batches
+from polar_ray.engine.device import Device, pick_device
+from polar_ray.engine.kernels import load_kernels
+from polar_ray.engine.layout import lay_out
+from polar_ray.engine.linear import pack_linears
+from polar_ray.engine.memory import attention_budget, give_back_memory, keep_freed_memory
+from polar_ray.engine.memory import token_budget as budget_for
+from polar_ray.engine.packed import PackedModel
+from polar_ray.engine.plain import read_plainly
+from polar_ray.engine.plan import SMALLEST_FORWARD, Budget, Plan, plan_forwards
+from polar_ray.engine.probe import differs_from_plain
+from polar_ray.engine.row import KeptKeys, Row
 from polar_ray.errors import ScoringError
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.loaded import LoadedModel
 
 logger = logging.getLogger(__name__)
 
+Path = Literal["auto", "plain"]
+
 
 class Engine:
-    """Runs a causal model over sequences of any length, in micro-batches planned from their lengths alone.
+    """Runs a causal model over sequences of any length.
 
-    Sequences are padded on the right and no mask is passed: in a causal model a token never attends to what follows
-    it, so neither padding nor neighbours can reach a score. The hidden state is read at ``length - 1``, never
-    searched for by a pad id, and the head runs in float32.
+    Sequences that begin alike share that beginning: it is computed once (see ``prefix_tree``). What is computed lies in
+    one row per forward without padding, each token attends to its own sequence alone, and of the last layer only the
+    read-outs are computed. The head runs in float32.
+
+    A model that does not come out the same that way on a probe at start is run plainly, in padded batches.
 
     Attributes:
         device: Where the model runs.
         dtype: The backbone's dtype.
-        token_budget: Most tokens of one forward, padding included. Running out of memory halves it, for good.
+        token_budget: Most tokens of one forward. Running out of memory halves it, for good.
+        plain_because: Why the model is run plainly, or None.
+        fused: Whether parts of the model are replaced by faster ones.
+        share: Whether sequences share beginnings.
     """
 
     def __init__(
@@ -35,32 +54,67 @@ class Engine:
         device: Device = "auto",
         dtype: DType = "bfloat16",
         token_budget: int | None = None,
+        path: Path = "auto",
+        share: bool = True,
     ) -> None:
-        """Moves the model to its device. See the class for the arguments; ``None`` as budget chooses one.
+        """Moves the model to its device, and finds out how it is run best there.
+
+        Args:
+            model: Its modules are taken over, and changed.
+            device: ``auto`` takes CUDA where there is one.
+            dtype: The backbone's dtype.
+            token_budget: Most tokens of one forward; None finds one from the free memory and the model's shapes.
+            path: ``plain`` runs the model plainly in any case.
+            share: False computes each sequence on its own.
 
         Raises:
             ValueError: ``cuda`` is asked for and there is none.
         """
         self.device = pick_device(device)
         self.dtype: DType = dtype
-        self.token_budget = token_budget or default_token_budget(self.device)
         self.vocab_size = model.vocab_size
         self.max_positions = model.max_positions
         self.labels = model.labels
+        self.share = share
         self._backbone = _placed(model.backbone, self.device, TORCH_DTYPES[dtype]).eval()
         self._head = _placed(model.head, self.device, torch.float32)
+        self._kernels = None
+        if self.device.type == "cpu" and path == "auto":
+            keep_freed_memory()
+            self._kernels = load_kernels() if dtype in ("float32", "bfloat16") else None
+            pack_linears(self._backbone)
+        self._packed = PackedModel(self._backbone, self._kernels)
+        self.fused = self._packed.fused
+        self._one_by_one = self._packed.depends_on_longest(self.max_positions)
+        self.token_budget = token_budget or budget_for(self._backbone.config, TORCH_DTYPES[dtype], self.device)
+        self.plain_because = self._why_plain(path)
+        if self.plain_because is not None and path != "plain":
+            logger.warning("%s is run plainly: %s.", type(self._backbone).__name__, self.plain_because)
+
+    def _why_plain(self, path: Path) -> str | None:
+        if path == "plain":
+            return "it was asked for"
+        if self._one_by_one:
+            return "its rotary positions depend on the longest sequence of a forward"
+        return differs_from_plain(
+            lambda sequences: self._read(sequences, self.plan(sequences)),
+            lambda sequences: self._read_alone(sequences),
+            vocab_size=self.vocab_size,
+            max_positions=self.max_positions,
+            dtype=self.dtype,
+        )
 
     def plan(self, sequences: Sequence[np.ndarray]) -> Plan:
         """Returns the forwards that ``score`` would run; printing it shows their sizes."""
-        lengths = np.fromiter((len(ids) for ids in sequences), np.int64, len(sequences))
-        return plan_batches(lengths, self.token_budget)
+        budget = Budget(self.token_budget, attention_budget(self.token_budget))
+        return plan_forwards(sequences, budget, share=self.share)
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Returns the head's outputs at the last token of each sequence.
 
-        The result for one list is the same whenever it is scored, down to the last bit on one kind of machine,
-        unless memory runs out on the way. NaN and infinity are returned as they are.
+        The result for one list, in any order, is the same whenever it is scored, down to the last bit on one kind of
+        machine, unless memory runs out on the way. NaN and infinity are returned as they are.
 
         Args:
             sequences: int32 ``[length]`` each, control tokens included.
@@ -74,18 +128,21 @@ class Engine:
         """
         for position, ids in enumerate(sequences):
             self._check(position, ids)
-        outputs = torch.empty(len(sequences), self.labels, dtype=torch.float32, device=self.device)
-        waiting = list(self.plan(sequences).batches)
-        while waiting:
-            batch = waiting[0]
-            if batch.padded_tokens > self.token_budget and len(batch.rows) > 1:
-                waiting[:1] = _split(batch, sequences, self.token_budget)
-                continue
-            result = self._try_forward(sequences, batch)
-            if result is not None:
-                outputs[torch.tensor(batch.rows, device=self.device)] = result
-                waiting.pop(0)
-        return outputs.cpu().numpy()
+        run = self._score_plainly if self.plain_because is not None else self._score_packed
+        outputs = np.empty((len(sequences), self.labels), np.float32)
+        waiting = np.arange(len(sequences))
+        while len(waiting):
+            # All of them, unless memory runs out.
+            done, result = run([sequences[row] for row in waiting.tolist()])
+            outputs[waiting[done]] = result
+            waiting = np.delete(waiting, done)
+        return outputs
+
+    @torch.inference_mode()
+    def score_alone(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns what ``score`` returns, from one plain forward of transformers per sequence: what it is held to."""
+        hidden = self._read_alone(sequences)
+        return self._outputs(hidden) if len(sequences) else np.empty((0, self.labels), np.float32)
 
     def _check(self, position: int, ids: np.ndarray) -> None:
         if len(ids) == 0:
@@ -101,60 +158,99 @@ class Engine:
                 f"{self.vocab_size}. The tokenizer does not belong to this model."
             )
 
-    def _try_forward(self, sequences: Sequence[np.ndarray], batch: MicroBatch) -> torch.Tensor | None:
-        """Returns the outputs of a batch, or None if it ran out of memory and the budget was lowered."""
+    def _score_packed(self, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the rows that were scored before memory ran out, if it did, and their outputs."""
+        plan = self.plan(sequences)
+        kept = KeptKeys()
+        by_run: dict[int, np.ndarray] = {}
+        for number, forward in enumerate(plan.forwards):
+            longest = max(len(sequences[run.source]) for run in plan.runs[forward.first : forward.stop])
+            row = self._row(plan, number, sequences, kept)
+            result = self._within_memory(partial(self._read_row, row), forward.tokens, longest)
+            if result is None:
+                break
+            by_run.update(zip(row.layout.read_runs, result, strict=True))
+        done = np.array([row for row, run in enumerate(plan.last) if run in by_run], np.int64)
+        results = [by_run[plan.last[row]] for row in done]
+        return done, np.array(results, np.float32).reshape(len(done), self.labels)
+
+    def _score_plainly(self, sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """As ``_score_packed``, in padded batches."""
+        lengths = np.fromiter((len(ids) for ids in sequences), np.int64, len(sequences))
+        plan = plan_batches(lengths, 1 if self._one_by_one else self.token_budget)
+        done: list[int] = []
+        results: list[np.ndarray] = [np.empty((0, self.labels), np.float32)]
+        for batch in plan.batches:
+            rows = [sequences[row] for row in batch.rows]
+            result = self._within_memory(partial(self._read_batch, rows), batch.padded_tokens, batch.longest)
+            if result is None:
+                break
+            done += batch.rows
+            results.append(result)
+        return np.array(done, np.int64), np.concatenate(results)
+
+    def _read(self, sequences: Sequence[np.ndarray], plan: Plan) -> torch.Tensor:
+        """Returns the hidden states ``[N, hidden]`` that the head reads."""
+        kept = KeptKeys()
+        by_run: dict[int, torch.Tensor] = {}
+        for number in range(len(plan.forwards)):
+            row = self._row(plan, number, sequences, kept)
+            by_run.update(zip(row.layout.read_runs, self._packed.read(row), strict=True))
+        return torch.stack([by_run[run] for run in plan.last])
+
+    def _read_alone(self, sequences: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.cat([read_plainly(self._backbone, [ids], self.device) for ids in sequences])
+
+    def _row(self, plan: Plan, number: int, sequences: Sequence[np.ndarray], kept: KeptKeys) -> Row:
+        forward = plan.forwards[number]
+        kept.forget_before(number, plan.last_reader)
+        keep = tuple(run for run in range(forward.first, forward.stop) if run in plan.last_reader)
+        layout = lay_out(plan, forward, sequences)
+        return Row(layout, kept, forward.kept, keep, self._kernels, self.device)
+
+    def _read_row(self, row: Row) -> np.ndarray:
+        return self._outputs(self._packed.read(row))
+
+    def _read_batch(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        return self._outputs(read_plainly(self._backbone, sequences, self.device))
+
+    def _outputs(self, hidden: torch.Tensor) -> np.ndarray:
+        output: np.ndarray = self._head(hidden.float()).cpu().numpy()
+        return output
+
+    def _within_memory(self, forward: Callable[[], np.ndarray], tokens: int, longest: int) -> np.ndarray | None:
+        """Returns what a forward returns, or None if it ran out of memory and the budget was lowered.
+
+        Raises:
+            ScoringError: The forward cannot be made smaller.
+        """
         try:
-            return self._forward(sequences, batch)
-        except RuntimeError as error:
+            return forward()
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            if len(batch.rows) == 1:
+            # A forward can be far below the budget; it must become smaller in any case.
+            budget = min(self.token_budget, tokens) // 2
+            if budget < SMALLEST_FORWARD or (self.plain_because is not None and tokens <= longest):
                 raise ScoringError(
-                    f"A single sequence of {batch.longest} tokens does not fit in the memory of {self.device} in "
+                    f"A single sequence of {longest} tokens does not fit in the memory of {self.device} in "
                     f"{self.dtype}. Use a smaller dtype, a device with more memory, or a lower max_length."
                 ) from error
         # Not in the except block, where the traceback would keep the failed forward's tensors alive.
-        self._halve_budget(batch)
-        return None
-
-    def _forward(self, sequences: Sequence[np.ndarray], batch: MicroBatch) -> torch.Tensor:
-        # [sequences, longest]. Any id pads: nothing that is read can see it.
-        ids = np.zeros((len(batch.rows), batch.longest), np.int64)
-        for place, row in enumerate(batch.rows):
-            ids[place, : len(sequences[row])] = sequences[row]
-        last = torch.tensor([len(sequences[row]) - 1 for row in batch.rows], device=self.device)
-        # [sequences, longest, hidden], then the last token of each: [sequences, hidden].
-        hidden = self._backbone(
-            input_ids=torch.from_numpy(ids).to(self.device), attention_mask=None, use_cache=False
-        ).last_hidden_state
-        hidden = hidden[torch.arange(len(batch.rows), device=self.device), last]
-        output: torch.Tensor = self._head(hidden.float())
-        return output
-
-    def _halve_budget(self, batch: MicroBatch) -> None:
-        # A batch can be far below the budget; it must become smaller in any case.
-        budget = min(self.token_budget, batch.padded_tokens) // 2
         logger.warning(
-            "Out of memory on %s with %d padded tokens in one forward; the token budget goes from %d to %d. "
+            "Out of memory on %s with %d tokens in one forward; the token budget goes from %d to %d. "
             "Set token_budget: %d to start with it.",
             self.device,
-            batch.padded_tokens,
+            tokens,
             self.token_budget,
             budget,
             budget,
         )
         self.token_budget = budget
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _split(batch: MicroBatch, sequences: Sequence[np.ndarray], token_budget: int) -> list[MicroBatch]:
-    """Cuts a batch that did not fit into batches of a smaller budget."""
-    lengths = np.array([len(sequences[row]) for row in batch.rows])
-    return [
-        MicroBatch(tuple(batch.rows[place] for place in part.rows), part.longest, part.tokens)
-        for part in plan_batches(lengths, token_budget).batches
-    ]
+        if self._kernels is not None:
+            self._kernels.free_workspace()
+        give_back_memory(self.device)
+        return None
 
 
 def _placed(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
@@ -167,9 +263,9 @@ def _placed(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -
     return module.to(device)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # The CPU allocator has no exception class of its own.
-    text = str(error)
-    return "can't allocate memory" in text or "not enough memory" in text
+    # The CPU allocator has no exception class of its own, and oneDNN tells no more than what it could not create.
+    told = ("can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory")
+    return any(words in str(error) for words in told)

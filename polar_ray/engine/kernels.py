@@ -1,0 +1,250 @@
+"""The kernels of ``kernels.c``: compiled for this machine when it first needs them, and called on tensors.
+
+Nothing depends on them but speed: without a C compiler the engine does the same work with torch's own operations.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from polar_ray.engine.layout import Pieces, Spans
+
+logger = logging.getLogger(__name__)
+
+# No -ffast-math: NaN must stay NaN.
+_FLAGS = [
+    *("-O3", "-march=native", "-std=gnu11", "-fopenmp", "-fPIC", "-shared"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+]
+_SOURCE = Path(__file__).with_name("kernels.c")
+_MOST_DIMENSIONS = 256
+_MOST_SHARING = 48
+
+Activation = str
+ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_pytorch_tanh": 1}
+"""The activations that ``Kernels.gate`` knows, by their names in transformers' configs."""
+
+
+class Kernels:
+    """The compiled kernels. Tensors are float32 or bfloat16, on the CPU; strides as said are the caller's duty."""
+
+    def __init__(self, path: Path) -> None:
+        """Loads the library that ``compile_kernels`` made."""
+        self._library = ctypes.CDLL(str(path))
+        self._library.polar_attention_workspace.restype = ctypes.c_long
+        self._workspace = torch.empty(0, dtype=torch.uint8)
+        self._level = int(self._library.polar_level())
+
+    def attends(self, dtype: torch.dtype, head_dim: int, shared_by: int) -> bool:
+        """Whether ``attention`` is made for heads of this kind on this processor.
+
+        Args:
+            dtype: Of queries, keys and values.
+            head_dim: Dimensions of a head.
+            shared_by: Heads that share a key.
+        """
+        needed = {torch.float32: 1, torch.bfloat16: 2}.get(dtype)
+        return (
+            needed is not None and self._level >= needed and head_dim <= _MOST_DIMENSIONS and shared_by <= _MOST_SHARING
+        )
+
+    def free_workspace(self) -> None:
+        """Frees what ``attention`` keeps between calls."""
+        self._workspace = torch.empty(0, dtype=torch.uint8)
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False) -> torch.Tensor:
+        """Returns the root mean square norm over the last dimension of a contiguous tensor.
+
+        Args:
+            x: ``[..., dim]``.
+            weight: ``[dim]``.
+            eps: Added to the mean square.
+            plus_one: Multiply by ``1 + weight`` in float32, as Gemma does.
+        """
+        out = torch.empty_like(x)
+        dim = x.shape[-1]
+        self._library.polar_rms_norm(
+            _kind(x),
+            _pointer(x),
+            _pointer(weight),
+            _pointer(out),
+            ctypes.c_long(x.numel() // dim),
+            ctypes.c_long(dim),
+            ctypes.c_float(eps),
+            int(plus_one),
+            torch.get_num_threads(),
+        )
+        return out
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> None:
+        """Writes ``x`` with rotary positions to ``out``.
+
+        Args:
+            x: ``[tokens, heads, dim]``, the last two contiguous.
+            cos: ``[tokens, dim]``, contiguous.
+            sin: ``[tokens, dim]``, contiguous.
+            out: ``[tokens, heads, dim]``, the last two contiguous.
+        """
+        tokens, heads, dim = x.shape
+        self._library.polar_rotate(
+            _kind(x),
+            _pointer(x),
+            ctypes.c_long(x.stride(0)),
+            _pointer(cos),
+            _pointer(sin),
+            _pointer(out),
+            ctypes.c_long(out.stride(0)),
+            ctypes.c_long(tokens),
+            heads,
+            dim,
+            torch.get_num_threads(),
+        )
+
+    def gate(self, gate: torch.Tensor, up: torch.Tensor, activation: Activation) -> torch.Tensor:
+        """Returns ``activation(gate) * up``, in the memory of ``gate``; both contiguous and of one shape."""
+        self._library.polar_gate(
+            _kind(gate),
+            _pointer(gate),
+            _pointer(up),
+            ctypes.c_long(gate.numel()),
+            ACTIVATIONS[activation],
+            torch.get_num_threads(),
+        )
+        return gate
+
+    def attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        pieces: Pieces,
+        spans: Spans,
+        *,
+        scale: float,
+        softcap: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Returns what ``polar_ray.engine.attention.attend`` returns; the last two dimensions must be contiguous."""
+        tokens, heads, dim = query.shape
+        kv_heads = key.shape[1]
+        out = torch.empty(tokens, heads, dim, dtype=query.dtype)
+        lengths = pieces.length.ctypes.data_as(ctypes.c_void_p)
+        size = self._library.polar_attention_workspace(
+            _kind(query), kv_heads, dim, len(pieces.length), lengths, torch.get_num_threads()
+        )
+        if self._workspace.numel() < size:
+            # Kept, since fresh memory costs as much time as what is written to it.
+            self._workspace = torch.empty(size, dtype=torch.uint8)
+        failed = self._library.polar_attention(
+            _kind(query),
+            _pointer(query),
+            ctypes.c_long(query.stride(0)),
+            _pointer(key),
+            ctypes.c_long(key.stride(0)),
+            _pointer(value),
+            ctypes.c_long(value.stride(0)),
+            _pointer(out),
+            ctypes.c_long(out.stride(0)),
+            kv_heads,
+            heads // kv_heads,
+            dim,
+            len(pieces.length),
+            *(array.ctypes.data_as(ctypes.c_void_p) for array in (pieces.start, pieces.length, pieces.position)),
+            len(spans.length),
+            *(
+                array.ctypes.data_as(ctypes.c_void_p)
+                for array in (spans.start, spans.length, spans.position, spans.chain_start, spans.chain)
+            ),
+            ctypes.c_float(scale),
+            ctypes.c_float(softcap or 0.0),
+            window or 0,
+            _pointer(self._workspace),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError("not enough memory for the attention's tables")
+        return out
+
+
+def _kind(tensor: torch.Tensor) -> int:
+    return int(tensor.dtype == torch.bfloat16)
+
+
+def _pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+@cache
+def load_kernels() -> Kernels | None:
+    """Returns the kernels, compiled on the first call on a machine, or None where there is no way to.
+
+    The library lies in the user's cache folder, under a name that says what it was compiled from, with and for.
+    ``POLAR_RAY_KERNELS=off`` in the environment does without.
+    """
+    if os.environ.get("POLAR_RAY_KERNELS", "on") == "off":
+        return None
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or not sys.platform.startswith("linux"):
+        logger.info("No C compiler was found, so the engine runs on torch's own operations, which is slower.")
+        return None
+    try:
+        return Kernels(compile_kernels(shlex.split(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
+        logger.warning(
+            "The engine's kernels cannot be compiled with %s (%s). It runs on torch's own operations, which is slower; "
+            "install gcc, or set POLAR_RAY_KERNELS=off to do without.",
+            compiler,
+            str(told).strip()[-500:],
+        )
+        return None
+
+
+def compile_kernels(compiler: list[str]) -> Path:
+    """Compiles the kernels unless that was done before, and returns the library's path.
+
+    Raises:
+        OSError: The compiler cannot be run, or there is nowhere to write.
+        CalledProcessError: The compiler failed.
+    """
+    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=60).stdout
+    made_of = [_SOURCE.read_bytes(), " ".join([*compiler, *_FLAGS]).encode(), version, _processor()]
+    name = f"kernels-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polar_ray"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        folder = Path(tempfile.mkdtemp(prefix="polar_ray-"))
+    library = folder / name
+    if not library.exists():
+        # Several actors of one machine may be at it at once: each compiles for itself, and the last one stays.
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            made = Path(place) / name
+            command = [*compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+            made.replace(library)
+    return library
+
+
+def _processor() -> bytes:
+    """What ``-march=native`` depends on, so that machines which share a home folder do not share a library."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        lines = []
+    names = (b"flags", b"Features", b"model name")
+    return platform.machine().encode() + b"".join(sorted({line for line in lines if line.startswith(names)}))
