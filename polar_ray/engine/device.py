@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 
+from polar_ray.errors import RecipeError
 from polar_ray.models.dtype import DType
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -20,12 +21,12 @@ def pick_device(device: Device) -> torch.device:
     """Returns the device; ``auto`` takes CUDA where there is one.
 
     Raises:
-        ValueError: ``cuda`` is asked for and there is none.
+        RecipeError: ``cuda`` is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
+        raise RecipeError(
             "device: cuda was asked for, but torch sees no CUDA device in this process. Set device: cpu or auto, or "
-            "give the actors GPUs (resources.gpus_per_actor) and install a CUDA build of torch."
+            "give the actors GPUs (compute.gpus_per_actor) and install a CUDA build of torch."
         )
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -68,7 +68,7 @@ class Engine:
             share: False computes each sequence on its own.
 
         Raises:
-            ValueError: ``cuda`` is asked for and there is none.
+            RecipeError: ``cuda`` is asked for and there is none.
         """
         self.device = pick_device(device)
         self.dtype: DType = dtype

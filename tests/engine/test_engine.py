@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from polar_ray.engine.device import BATCH_TOLERANCE
 from polar_ray.engine.engine import Engine
+from polar_ray.errors import RecipeError
 from polar_ray.models.internlm2 import load_internlm2_reward
 
 torch.set_num_threads(1)
@@ -123,7 +124,7 @@ def test_ids_that_the_model_cannot_take_are_refused(ids: list[int], message: str
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="torch sees no CUDA device"):
+    with pytest.raises(RecipeError, match="torch sees no CUDA device"):
         Engine(load_internlm2_reward(FOLDER, "float32"), device="cuda")
 
 
