@@ -31,11 +31,3 @@ def pick_device(device: Device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
-
-
-def default_token_budget(device: torch.device) -> int:
-    """Returns the padded tokens of one forward where the recipe names none.
-
-    Both are sizes at which matrix products are already as fast as they get; a larger forward only takes more memory.
-    """
-    return 32768 if device.type == "cuda" else 8192

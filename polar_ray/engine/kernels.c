@@ -119,6 +119,37 @@ INLINE f16v exp_of(f16v x) {
 #endif
 }
 
+/* 2^x for x up to 0, with the coefficients of the Cephes library's exp2f; as many as the weights' dtype can hold. */
+INLINE f16v exp2_of(int bf16, f16v x) {
+#ifdef __AVX512F__
+    x = (f16v)_mm512_max_ps(_mm512_set1_ps(-160.0f), (__m512)x);
+    f16v n = (f16v)_mm512_roundscale_ps((__m512)x, 0), r = x - n;
+    f16v y = all(9.618437357674640e-3f);
+    if (!bf16) y += (1.535336188319500e-4f * r + 1.339887440266574e-3f) * r;
+    y = y * r + 5.550332471162809e-2f;
+    y = y * r + 2.402264791363012e-1f;
+    y = y * r + 6.931472028550421e-1f;
+    y = y * r + 1.0f;
+    return (f16v)_mm512_scalef_ps((__m512)y, (__m512)n);
+#else
+    (void)bf16;
+    return exp_of(x * 0.69314718056f);
+#endif
+}
+
+/* 1 / x for x from 1 to infinity, to the last bit or the one before. */
+INLINE f16v inverse(f16v x) {
+#ifdef __AVX512F__
+    f16v y = (f16v)_mm512_rcp14_ps((__m512)x);
+    /* One step of Newton's; at infinity, where it would give NaN, the estimate is 0 already. */
+    f16v step = y * (2.0f - x * y);
+    return (f16v)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)y, _mm512_setzero_ps(), _CMP_EQ_OQ), (__m512)step,
+                                      (__m512)y);
+#else
+    return 1.0f / x;
+#endif
+}
+
 /* What attention is made for here: 0 nothing, 1 float32, 2 bfloat16 too. */
 int polar_level(void) {
 #if defined(__AVX512BF16__)
@@ -180,28 +211,38 @@ void polar_rotate(int bf16, const void *x, long x_stride, const void *cos, const
         }
 }
 
-INLINE f16v silu(f16v x) { return x / (1.0f + exp_of(-x)); }
+INLINE f16v silu(f16v x) { return x * inverse(1.0f + exp_of(-x)); }
 
 /* tanh(x), from e^(2|x|), which loses nothing that float32 holds where it is used. */
-INLINE f16v tanh_of(f16v x) { return 1.0f - 2.0f / (exp_of(2.0f * x) + 1.0f); }
+INLINE f16v tanh_of(f16v x) { return 1.0f - 2.0f * inverse(exp_of(2.0f * x) + 1.0f); }
 
 INLINE f16v gelu_tanh(f16v x) {
     return 0.5f * x * (1.0f + tanh_of(0.7978845608028654f * (x + 0.044715f * x * x * x)));
 }
 
+INLINE void gate_part(const int bf16, const int kind, void *gate, const void *up, long from, long to) {
+    long i = from;
+    for (; i + 16 <= to; i += 16) {
+        f16v x = load(bf16, gate, i);
+        store(bf16, gate, i, (kind ? gelu_tanh(x) : silu(x)) * load(bf16, up, i));
+    }
+    for (; i < to; i++) {
+        f16v x = all(load_one(bf16, gate, i));
+        x = kind ? gelu_tanh(x) : silu(x);
+        store_one(bf16, gate, i, x[0] * load_one(bf16, up, i));
+    }
+}
+
 /* gate = activation(gate) * up, in place; kind 0 is SiLU, kind 1 is GELU by its tanh formula. */
 void polar_gate(int bf16, void *gate, const void *up, long count, int kind, int threads) {
-    long blocks = count / 16;
+    const long part = 4096;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long block = 0; block < blocks; block++) {
-        f16v x = load(bf16, gate, block * 16);
-        store(bf16, gate, block * 16, rounded(bf16, kind ? gelu_tanh(x) : silu(x)) * load(bf16, up, block * 16));
-    }
-    for (long i = blocks * 16; i < count; i++) {
-        f16v x = all(load_one(bf16, gate, i));
-        float lane[16];
-        store_f(lane, rounded(bf16, kind ? gelu_tanh(x) : silu(x)));
-        store_one(bf16, gate, i, lane[0] * load_one(bf16, up, i));
+    for (long from = 0; from < count; from += part) {
+        long to = from + part < count ? from + part : count;
+        if (bf16)
+            kind ? gate_part(1, 1, gate, up, from, to) : gate_part(1, 0, gate, up, from, to);
+        else
+            kind ? gate_part(0, 1, gate, up, from, to) : gate_part(0, 0, gate, up, from, to);
     }
 }
 
@@ -414,7 +455,8 @@ INLINE void tile(const int bf16, const Attention *a, Scratch *scratch, int span,
             int here = smaller(KEYS, seen - block), padded = up_to(here, 16);
             blocked_product(bf16, rows, padded, query, words, keys + (long)block * words, 16, 16L * words, words, score,
                             KEYS, NULL);
-            float before[ROWS];
+            /* From here on scores are exponents of 2. */
+            float before[ROWS], scale = (a->cap > 0 ? 1 : a->scale) * 1.44269504088896341f;
             memcpy(before, most, sizeof before);
             for (int r = 0; r < rows; r++) {
                 float *row = score + r * KEYS;
@@ -427,18 +469,17 @@ INLINE void tile(const int bf16, const Attention *a, Scratch *scratch, int span,
                 for (int i = bigger(high, 0); i < padded; i++) row[i] = -INFINITY;
                 f16v top = load_f(row);
                 for (int i = 16; i < padded; i += 16) top = larger(top, load_f(row + i));
-                float found = a->cap > 0 ? max_of(top) : max_of(top) * a->scale;
+                float found = max_of(top) * scale;
                 most[r] = found > most[r] ? found : most[r];
             }
             float safe[ROWS];
             for (int r = 0; r < ROWS; r++) safe[r] = most[r] == -INFINITY ? 0 : most[r];
-            for (int r = 0; r < ROWS; r += 16) store_f(shrink + r, exp_of(load_f(before + r) - load_f(safe + r)));
-            float scale = a->cap > 0 ? 1 : a->scale;
+            for (int r = 0; r < ROWS; r += 16) store_f(shrink + r, exp2_of(0, load_f(before + r) - load_f(safe + r)));
             for (int r = 0; r < rows; r++) {
                 float *row = score + r * KEYS;
                 f16v added = {0};
                 for (int i = 0; i < padded; i += 16) {
-                    f16v e = exp_of(load_f(row + i) * scale - safe[r]);
+                    f16v e = exp2_of(bf16, load_f(row + i) * scale - safe[r]);
                     added += e;
                     if (bf16) store_h(weight + r * KEYS + i, e); else store_f(row + i, e);
                 }
