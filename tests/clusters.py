@@ -1,5 +1,6 @@
 """Ray clusters that tests start on this machine with ``ray start``, apart from any other Ray here."""
 
+import socket
 import sys
 import tempfile
 import uuid
@@ -42,7 +43,9 @@ class Cluster:
     @contextmanager
     def head(self, *options: str) -> Iterator[None]:
         """Runs the head node."""
-        with self._start("--head", "--port=0", f"--temp-dir={self._folder}", *options):
+        # The agent takes jobs; its usual port may be taken by another Ray.
+        agent = f"--dashboard-agent-listen-port={free_port()}"
+        with self._start("--head", "--port=0", agent, f"--temp-dir={self._folder}", *options):
             told = self._folder / "ray_current_cluster"
             wait_for("the address of the cluster", lambda: told.exists() and told.read_text().strip() != "")
             self.address = told.read_text().strip()
@@ -64,6 +67,14 @@ class Cluster:
             wait_for("Ray to start", lambda: "Ray runtime started" in node.output or node.popen.poll() is not None)
             assert node.popen.poll() is None, node.output
             yield node
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """One pass over what is left of a run, watched from outside.
 
-Ray Data retries dead actors, workers and nodes by itself. Two things it does not do: after a node is lost, actors of
-a pool that no longer fits wait for room without end (ray-project/ray#44687); and what a scorer raises when it starts
-comes out wrapped several times. Both are handled here.
+Ray Data retries dead actors, workers and nodes by itself. What it does not do: after a node is lost, actors of a pool
+that no longer fits wait for room without end (ray-project/ray#44687). That is noticed here.
 """
 
 import queue

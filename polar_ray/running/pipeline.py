@@ -61,6 +61,9 @@ def _context(recipe: Recipe, pools: list[Pool]) -> DataContext:
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = recipe.limits.no_progress_s
     context.print_on_execution_start = False
+    # A store that is away for a minute must not end a run of days; what is wrong for good is not tried again.
+    context.retried_map_errors = [*context.retried_io_errors, "ConnectionError: ", "TimeoutError: "]
+    context.max_map_retries = 6
     return context
 
 

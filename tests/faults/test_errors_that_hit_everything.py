@@ -1,12 +1,12 @@
 """An error that would hit every group stops the run with its cause; one that hits a group stays with that group."""
 
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from clusters import free_port
 from conftest import rows, write_jsonl
 from processes import command, commits, polar_ray
 
@@ -158,9 +158,7 @@ def test_an_input_of_garbage_stops_the_run_early(garbage: int, limit: float, spl
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "no-such-host.invalid:6379"])
 def test_a_cluster_that_is_not_there_is_named_at_once(address: str, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        nobody = address.format(port=probe.getsockname()[1])
+    nobody = address.format(port=free_port())
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(recipe_of(tmp_path, rows(2), {"kind": "length"}, compute={"address": nobody})))
     with command(polar_ray("run", str(recipe)), tmp_path / "log") as running:

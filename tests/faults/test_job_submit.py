@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from clusters import RAY, Cluster, cluster
+from clusters import RAY, Cluster, cluster, free_port
 from conftest import rows, write_jsonl
 from processes import command, commits, wait_for
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -35,9 +34,7 @@ class Patient(TextScorer):
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[tuple[Cluster, str]]:
     """A cluster and the address of its dashboard, which takes jobs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with cluster("--num-cpus=3", "--include-dashboard=true", f"--dashboard-port={port}") as started:
         yield started, f"http://127.0.0.1:{port}"
 

@@ -3,8 +3,9 @@
 import json
 import logging
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,27 @@ from polar_ray.cli import app
 from polar_ray.data.scores import read_scores
 from polar_ray.errors import InputError
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.progress import Silent
 from polar_ray.running.run import run
+from polar_ray.running.tally import Tally
 
 KEY, SECRET = "AKIAKEEPTHISTOYOURSELF", "and-do-not-tell-this-to-anybody"
 SPLITS = 16
 
 
+def serve(port: int) -> ThreadedMotoServer:
+    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server.start()
+    return server
+
+
 class Store:
     """A bucket on an S3 server of our own, looked at through a client that is not the one under test."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
+    def __init__(self) -> None:
+        self._server = serve(port=0)
+        host, port = self._server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
         self.options = {"endpoint_url": endpoint, "key": KEY, "secret": SECRET, "region": "us-east-1"}
         self.environment = {
             "AWS_ENDPOINT_URL": endpoint,
@@ -46,6 +57,16 @@ class Store:
             region_name="us-east-1",
         )
         self.client.create_bucket(Bucket="bucket")
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Nobody answers at the endpoint; then the store is back, with all that it held."""
+        self._server.stop()
+        yield
+        self._server = serve(self._server.get_host_and_port()[1])
+
+    def stop(self) -> None:
+        self._server.stop()
 
     def put(self, name: str, path: Path) -> None:
         self.client.put_object(Bucket="bucket", Key=name, Body=path.read_bytes())
@@ -69,10 +90,7 @@ class Store:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Two files of input, with one row that is no group."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    store = Store(f"http://{host}:{port}")
+    store = Store()
     folder = tmp_path_factory.mktemp("input")
     data = rows(2 * SPLITS - 1)
     half = len(data) // 2
@@ -80,7 +98,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     store.put("in/a.jsonl", write_jsonl(folder / "a.jsonl", [*data[:half], garbage]))
     store.put("in/b.parquet", write_parquet(folder / "b.parquet", data[half:]))
     yield store
-    server.stop()
+    store.stop()
 
 
 def recipe_of(output: str, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
@@ -158,6 +176,29 @@ def test_a_run_on_s3_killed_and_started_again_leaves_what_an_undisturbed_run_lea
     manifest = json.loads(store.get("killed/manifest.json"))
     assert before <= manifest["resumed_splits"] < SPLITS
     assert manifest["conservation"]["holds"]
+
+
+class TakesAway(Silent):
+    """Takes the store away for some seconds when the first splits are committed."""
+
+    def __init__(self, store: Store, seconds: float) -> None:
+        self._store = store
+        self._seconds = seconds
+        self.done = False
+
+    def update(self, tally: Tally, done_share: float) -> None:
+        if tally.splits >= 3 and not self.done:
+            self.done = True
+            with self._store.away():
+                time.sleep(self._seconds)
+
+
+def test_a_run_outlives_a_store_that_is_away_for_a_while(store: Store, undisturbed: dict[str, bytes]) -> None:
+    thief = TakesAway(store, seconds=8)  # pyarrow by itself gives up writing after about five
+    manifest = run(Recipe.of(recipe_of("away", 0.1, store.options)), reporter=thief)
+    assert thief.done
+    assert store.contents("away") == undisturbed
+    assert manifest.conservation["holds"]
 
 
 def test_a_bucket_that_is_not_there_is_named(store: Store, embedded_ray: None) -> None:
