@@ -66,6 +66,14 @@ class KeepExecutor(ExecutionCallback):
     def before_execution_starts(self, executor: Any) -> None:
         """Is called by Ray Data."""
         KeepExecutor.latest = executor
+        shut_down = executor.shutdown
+
+        def give_back(force: bool, exception: Exception | None = None) -> None:
+            # After an error Ray Data lets its actors finish what they are at. One that hangs never does, and keeps
+            # its GPU from the next pass.
+            shut_down(force=force or exception is not None, exception=exception)
+
+        executor.shutdown = give_back
 
 
 def run_pass(dataset: Dataset, attempts: Any, watch: NodeLossWatch) -> Iterator[Commit]:
