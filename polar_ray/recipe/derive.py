@@ -1,15 +1,12 @@
 """The recipe of a derived dataset: one score table in, pairs, best-of-N sets or labels out."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from polar_ray.errors import RecipeError
 from polar_ray.recipe.base import Part
-from polar_ray.recipe.explain import explain
+from polar_ray.recipe.document import Document
 from polar_ray.recipe.exports import AnyExport, Card, Files, Ids, Task
-from polar_ray.recipe.overrides import apply_overrides
 from polar_ray.recipe.pairs import Pairs
 from polar_ray.recipe.run import Output
 from polar_ray.recipe.selections import BestOfN, Candidates, Labels, Reward, ScoreTable
@@ -25,7 +22,7 @@ class Processes(Part):
     processes: int | None = Field(default=None, ge=1)
 
 
-class DeriveRecipe(Part):
+class DeriveRecipe(Document):
     """What is derived from which score table, in which format, and where it goes.
 
     Exactly one of ``pairs``, ``best_of_n`` and ``labels`` is given. ``seed`` is the only source of chance.
@@ -35,6 +32,8 @@ class DeriveRecipe(Part):
         >>> recipe.task
         'pairs'
     """
+
+    expected_keys: ClassVar[str] = "run, output and pairs, best_of_n or labels"
 
     name: str = "derived"
     run: ScoreTable
@@ -84,32 +83,6 @@ class DeriveRecipe(Part):
     def task(self) -> Task:
         """What is derived."""
         return "pairs" if self.pairs else "best_of_n" if self.best_of_n else "labels"
-
-    @classmethod
-    def load(cls, path: str, overrides: list[str] | None = None) -> "DeriveRecipe":
-        """Reads a YAML recipe and applies overrides such as ``run.path=s3://bucket/scored``.
-
-        Raises:
-            RecipeError: The file, a key or a value is wrong; the message names the nearest right key.
-        """
-        try:
-            with open(path, encoding="utf-8") as file:
-                data = yaml.safe_load(file)
-        except OSError as error:
-            raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(data, dict):
-            raise RecipeError(f"{path} must hold a mapping with the keys run, output and pairs, best_of_n or labels")
-        return cls.of(data, overrides, where=path)
-
-    @classmethod
-    def of(cls, data: dict[str, Any], overrides: list[str] | None = None, where: str = "recipe") -> "DeriveRecipe":
-        """Builds a recipe from plain data and overrides; raises RecipeError like ``load``."""
-        try:
-            return cls.model_validate(apply_overrides(data, overrides or []))
-        except ValidationError as error:
-            raise RecipeError(f"{where}: {explain(error, cls)}") from None
 
     def policy(self) -> dict[str, Any]:
         """Returns what decides the result: the recipe without places, credentials and ``compute``."""
