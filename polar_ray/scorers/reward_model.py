@@ -1,5 +1,6 @@
 """What every scorer with a reward model shares: loading, scoring a table, and its fingerprint."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ from polar_ray.data.group import Group, groups_to_table
 from polar_ray.data.status import Status
 from polar_ray.engine.engine import Engine
 from polar_ray.errors import ScoringError
-from polar_ray.models.checkpoint import file_hashes, resolve
+from polar_ray.models.adapter import Adapter
+from polar_ray.models.checkpoint import adapter_hashes, file_hashes, resolve, resolve_adapter
 from polar_ray.models.loaded import LoadedModel
 from polar_ray.recipe.scorers import References, RewardModel
 from polar_ray.scorers.base import CandidateScore, Scores
@@ -22,12 +24,17 @@ from polar_ray.scorers.reward_encoder import RewardModelEncoder
 from polar_ray.scorers.self_check import check_scorer
 
 SETTINGS_WITHOUT_EFFECT = frozenset(
-    {"model", "revision", "device", "token_budget", "self_check", "known_scores", "kind"}
+    {
+        *("model", "revision", "adapter", "adapter_revision", "device", "token_budget"),
+        *("self_check", "known_scores", "kind"),
+    }
 )
 """Settings that are left out of the fingerprint: they cannot change a score by more than rounding.
 
-The model's files are in it by their hashes, so its name is not.
+The files of the model and of its adapter are in it by their hashes, so their names are not.
 """
+
+logger = logging.getLogger(__name__)
 
 
 class RewardModelScorer(ABC):
@@ -55,8 +62,8 @@ class RewardModelScorer(ABC):
 
     @classmethod
     @abstractmethod
-    def load_model(cls, config: Any, folder: Path) -> LoadedModel:
-        """Loads the checkpoint in a folder, in the dtype of the settings.
+    def load_model(cls, config: Any, folder: Path, adapter: Adapter | None) -> LoadedModel:
+        """Loads the checkpoint in a folder, in the dtype of the settings, with an adapter merged into it.
 
         Raises:
             CheckpointError: The files are not what this scorer needs.
@@ -77,7 +84,10 @@ class RewardModelScorer(ABC):
         """
         folder = resolve(config.model, config.revision)
         encoder = cls.encoder_class(config, folder)
-        model = cls.load_model(config, folder)
+        adapter = _adapter(config)
+        model = cls.load_model(config, folder, adapter)
+        # Its matrices are in the model now.
+        del adapter
         engine = Engine(model, device=config.device, dtype=config.dtype, token_budget=config.token_budget)
         scorer = cls(config, encoder, engine)
         check_scorer(scorer)
@@ -102,10 +112,14 @@ class RewardModelScorer(ABC):
         """
         chosen = config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT)
         folder = resolve(config.model, config.revision)
+        hashes = file_hashes(folder)
+        if config.adapter is not None:
+            adapter = adapter_hashes(resolve_adapter(config.adapter, config.adapter_revision))
+            hashes |= {f"adapter/{name}": digest for name, digest in adapter.items()}
         return (
             {"kind": config.kind, "scoring_code": cls.scoring_code}
             | {f"setting:{name}": str(value) for name, value in sorted(chosen.items())}
-            | {f"file:{name}": digest for name, digest in file_hashes(folder).items()}
+            | {f"file:{name}": digest for name, digest in hashes.items()}
         )
 
     def score(self, groups: list[Group]) -> list[list[CandidateScore]]:
@@ -138,6 +152,16 @@ class RewardModelScorer(ABC):
     def _references(self) -> References:
         """How the rewards of one candidate against several references become one."""
         return "first"
+
+
+def _adapter(config: RewardModel) -> Adapter | None:
+    """Reads the adapter of the settings; logs where it was trained on a model of another name."""
+    if config.adapter is None:
+        return None
+    adapter = Adapter.read(resolve_adapter(config.adapter, config.adapter_revision))
+    if difference := adapter.config.differs_from(config.model):
+        logger.warning("%s", difference[0].upper() + difference[1:])
+    return adapter
 
 
 def _score_isolated(
