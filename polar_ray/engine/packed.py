@@ -10,6 +10,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from polar_ray.engine.fused import DECODER_LAYERS, Swap, find_swaps
 from polar_ray.engine.kernels import Kernels
 from polar_ray.engine.row import Row
+from polar_ray.engine.transfer import to_device
 
 ATTENTION = "polar_ray_packed"
 """The name under which ``_attention`` is registered with transformers."""
@@ -52,8 +53,8 @@ class PackedModel:
     def read(self, row: Row) -> torch.Tensor:
         """Returns the hidden states ``[read-outs, hidden]`` after the final norm."""
         device = row.device
-        ids = torch.from_numpy(row.layout.ids).to(device)[None]
-        positions = torch.from_numpy(row.layout.positions).to(device)[None]
+        ids = to_device(row.layout.ids, device)[None]
+        positions = to_device(row.layout.positions, device)[None]
         with self._in_place():
             hidden: torch.Tensor = self._backbone(
                 input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False, row=row

@@ -9,6 +9,7 @@ import torch
 from polar_ray.engine.attention import VarlenTables, attend, attend_varlen, varlen_serves
 from polar_ray.engine.kernels import Kernels
 from polar_ray.engine.layout import Layout
+from polar_ray.engine.transfer import to_device
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Row:
     @cached_property
     def read_rows(self) -> torch.Tensor:
         """int64 ``[read-outs]``, their places in the row."""
-        return torch.from_numpy(self.layout.read_rows).to(self.device)
+        return to_device(self.layout.read_rows, self.device)
 
     @cached_property
     def _token_tables(self) -> VarlenTables:

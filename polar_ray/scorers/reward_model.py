@@ -13,7 +13,7 @@ from typing_extensions import Self
 from polar_ray.data.group import Group, groups_to_table
 from polar_ray.data.status import Status
 from polar_ray.engine.engine import Engine
-from polar_ray.errors import ScoringError
+from polar_ray.errors import DeviceLost, ScoringError
 from polar_ray.models.adapter import Adapter
 from polar_ray.models.checkpoint import adapter_hashes, file_hashes, resolve, resolve_adapter
 from polar_ray.models.loaded import LoadedModel
@@ -74,8 +74,12 @@ class RewardModelScorer(ABC):
         """Returns a group of two candidates of which the first must beat the second."""
 
     @classmethod
-    def from_config(cls, config: Any) -> Self:
+    def from_config(cls, config: Any, ranks: int = 1) -> Self:
         """Loads tokenizer and weights and runs the self-check.
+
+        Args:
+            config: The settings.
+            ranks: Devices over which the weights are spread, for a model that does not fit into one.
 
         Raises:
             CheckpointError: The model's files cannot be found, or are not what this scorer needs.
@@ -88,20 +92,22 @@ class RewardModelScorer(ABC):
         model = cls.load_model(config, folder, adapter)
         # Its matrices are in the model now.
         del adapter
-        engine = Engine(model, device=config.device, dtype=config.dtype, token_budget=config.token_budget)
+        engine = Engine(model, device=config.device, dtype=config.dtype, token_budget=config.token_budget, ranks=ranks)
         scorer = cls(config, encoder, engine)
         check_scorer(scorer)
         return scorer
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, **settings: Any) -> Self:
+    def from_pretrained(cls, model: str | Path, *, ranks: int = 1, **settings: Any) -> Self:
         """Loads a local folder or a Hugging Face id; ``settings`` are those of a recipe, such as ``dtype``.
+
+        ``ranks`` is the number of devices over which the weights are spread.
 
         Example:
             >>> scorer = PolarScorer.from_pretrained("/models/POLAR-7B", dtype="bfloat16")
             >>> scorer.score([group])[0][0].reward
         """
-        return cls.from_config(cls.settings(model=str(model), **settings))
+        return cls.from_config(cls.settings(model=str(model), **settings), ranks)
 
     @classmethod
     def fingerprint(cls, config: Any) -> dict[str, str]:
@@ -136,6 +142,7 @@ class RewardModelScorer(ABC):
 
         Raises:
             ScoringError: Every group raised. The cause is the first group's.
+            DeviceLost: Nothing more can be scored in this process.
         """
         table = self.encoder.encode(groups) if encoded is None else encoded
         ids = id_lists(table)
@@ -176,6 +183,9 @@ def _score_isolated(
         return np.empty(0, np.float32), {}
     try:
         return score(sequences), {}
+    except DeviceLost:
+        # No group would fare better.
+        raise
     except Exception as first:
         # Whatever one group's ids make the model raise must not cost the others their scores.
         whole = first
@@ -185,6 +195,8 @@ def _score_isolated(
         members = np.flatnonzero(group == number)
         try:
             reward[members] = score([sequences[member] for member in members])
+        except DeviceLost:
+            raise
         except Exception as error:  # As above.
             failures[number] = f"{type(error).__name__}: {error}"
     if len(failures) == len(np.unique(group)):
