@@ -322,5 +322,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # The CPU allocator has no exception class of its own, and oneDNN tells no more than what it could not create.
-    told = ("can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory")
+    # The last two are of libraries that allocate on CUDA past torch.
+    told = (
+        *("can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory"),
+        *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+    )
     return any(words in str(error) for words in told)

@@ -17,56 +17,28 @@ import numpy as np
 import psutil
 import pytest
 import torch
-import transformers
+from tiny_models import make_model, make_sequences
 
 from polar_ray.data.group import Candidate, Group, Message, groups_to_table
 from polar_ray.engine.engine import Engine
 from polar_ray.errors import DeviceLost, RecipeError
-from polar_ray.models.loaded import LoadedModel, exact_attention, linear_head
 from polar_ray.scorers.polar import PolarScorer
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[2]
 POLAR = ROOT / "tests" / "golden" / "polar" / "polar_tiny_a"
-SHAPES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
-}
 FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {"attention_bias": True, "mlp_bias": True},
     "Qwen2": {},
-    "Gemma2": {"head_dim": 16, "sliding_window": 9, "attn_logit_softcapping": 3.0},
+    "Gemma2": {},
 }
 
 
-def make_model(family: str = "Llama", **settings: Any) -> LoadedModel:
-    config = getattr(transformers, f"{family}Config")(**SHAPES | FAMILIES.get(family, {}) | settings)
-    config._attn_implementation = exact_attention(config)
-    torch.manual_seed(0)
-    backbone = getattr(transformers, f"{family}Model")(config).requires_grad_(False).eval()
-    for parameter in backbone.parameters():
-        parameter.data = torch.randn_like(parameter) * 0.15 + (0.5 if parameter.dim() == 1 else 0.0)
-    return LoadedModel(backbone, linear_head(torch.randn(1, 64) / 8), 300, 512)
-
-
 def make_engine(family: str = "Llama", **settings: Any) -> Engine:
-    return Engine(make_model(family), **{"device": "cpu", "dtype": "float32"} | settings)
+    return Engine(make_model(family, **FAMILIES[family]), **{"device": "cpu", "dtype": "float32"} | settings)
 
 
-def make_sequences() -> list[np.ndarray]:
-    random = np.random.default_rng(0)
-    prefix = random.integers(0, 300, 90)
-    lengths = (1, 20, 33, 50)
-    return [np.append(prefix, random.integers(0, 300, length)).astype(np.int32) for length in lengths] + [prefix[:7]]
-
-
-SEQUENCES = make_sequences()
+SEQUENCES = make_sequences(groups=1)
 
 
 def children() -> list[psutil.Process]:
@@ -95,8 +67,8 @@ def test_two_ranks_give_the_rewards_of_one(family: str) -> None:
 
 
 def test_each_rank_holds_its_heads_and_its_columns_only_and_plain_forwards_are_spread_too() -> None:
-    whole = {name: tensor.numel() for name, tensor in make_model().backbone.named_parameters()}
-    model = make_model()
+    model = make_model("Llama", **FAMILIES["Llama"])
+    whole = {name: tensor.numel() for name, tensor in model.backbone.named_parameters()}
     engine = Engine(model, device="cpu", dtype="float32", ranks=2, path="plain")
     np.testing.assert_allclose(engine.score(SEQUENCES), make_engine().score_alone(SEQUENCES), atol=1e-5, rtol=0)
     mine = {name.replace(".linear", ""): tensor.numel() for name, tensor in model.backbone.named_parameters()}
@@ -150,16 +122,21 @@ def test_polar_on_two_ranks_gives_the_original_rewards_until_one_is_killed() -> 
 
 
 def test_half_precision_stays_within_its_rounding_until_a_rank_hangs() -> None:
-    exact = make_engine().score(SEQUENCES)
-    one = np.abs(make_engine(dtype="bfloat16").score(SEQUENCES) - exact).max()
-    engine = make_engine(dtype="bfloat16", ranks=2, rank_timeout_s=2)
-    assert np.abs(engine.score(SEQUENCES) - exact).max() <= 2 * one
+    sequences = make_sequences(40, 3)
+    exact = make_engine().score(sequences)
+    engine = make_engine(dtype="bfloat16", ranks=2, rank_timeout_s=5)
+    one, two = (
+        float(np.sqrt(((scores - exact) ** 2).mean()))
+        for scores in (make_engine(dtype="bfloat16").score(sequences), engine.score(sequences))
+    )
+    # What the ranks sum is rounded once more: 1.04 here.
+    assert two <= 1.25 * one
     (child,) = children()
     child.send_signal(signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(DeviceLost, match="2 ranks of the model have not finished a forward within 2 s"):
+    with pytest.raises(DeviceLost, match="2 ranks of the model have not finished a forward within 5 s"):
         engine.score(SEQUENCES)
-    assert 1.5 < time.monotonic() - start < 12
+    assert 4 < time.monotonic() - start < 20
     engine.close()
 
 
@@ -177,7 +154,7 @@ def test_a_failure_of_the_first_rank_ends_the_others() -> None:
 
 def test_the_ranks_end_with_a_first_rank_that_is_killed() -> None:
     code = (
-        "import sys, time; sys.path.insert(0, 'tests/engine'); import test_ranks as t\n"
+        "import sys, time; sys.path[:0] = ['tests', 'tests/engine']; import test_ranks as t\n"
         "engine = t.make_engine(ranks=2); print(t.children()[0].pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
