@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from engine_cuda import Bench, print_table
+from shapes import SHAPES
 from transformers import LlamaConfig, LlamaModel
 
 from polar_ray.engine.engine import Engine
@@ -193,25 +195,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", default="abde", help="which ways to measure")
     parser.add_argument("--token-budget", type=int)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: see engine_cuda.py")
+    parser.add_argument("--model", choices=sorted(SHAPES), default="polar-100m", help="on cuda only; see shapes.py")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     name: DType = arguments.dtype
     dtype = TORCH_DTYPES[name]
+
+    if arguments.device == "cuda":
+        bench = Bench(arguments.model, name, "cuda", arguments.token_budget)
+        for part, groups in _sets(arguments).items():
+            print_table(bench, part, groups, arguments.rounds, arguments.ways, work)
+        return
 
     plain = polar_like(dtype)
     exact = Engine(polar_like(torch.float32), device="cpu", dtype="float32", path="plain")
     settings: dict[str, Any] = {"device": "cpu", "dtype": name, "token_budget": arguments.token_budget}
     flat = Engine(polar_like(dtype), share=False, **settings)
     shared = Engine(polar_like(dtype), **settings)
-    sets: dict[str, list[list[np.ndarray]]] = {}
-    if arguments.data is None:
-        sets["generated"] = generated_groups(arguments.groups, arguments.candidates)
-    else:
-        tokenizer = arguments.tokenizer or arguments.data.parent / "tokenizer" / "internlm2.model"
-        for part in arguments.sets:
-            path = arguments.data / f"{part}.parquet"
-            sets[part] = real_groups(path, tokenizer, arguments.groups, arguments.candidates)
-    for part, groups in sets.items():
+    for part, groups in _sets(arguments).items():
         sequences = [ids for group in groups for ids in group]
         flat_plan, shared_plan = flat.plan(sequences), shared.plan(sequences)
         config = plain.backbone.config
@@ -246,6 +248,17 @@ def main() -> None:
                 f"{flat_plan.tokens_given / seconds:>9.0f}{way.operations / seconds / peak:>9.1%}{delta:>10.1e}"
                 f"   {seconds / float(np.median(ways[-1].seconds)):.2f} (best {min(way.seconds) / fastest:.2f})"
             )
+
+
+def _sets(arguments: argparse.Namespace) -> dict[str, list[list[np.ndarray]]]:
+    """Returns the groups of each set."""
+    if arguments.data is None:
+        return {"generated": generated_groups(arguments.groups, arguments.candidates)}
+    tokenizer = arguments.tokenizer or arguments.data.parent / "tokenizer" / "internlm2.model"
+    return {
+        part: real_groups(arguments.data / f"{part}.parquet", tokenizer, arguments.groups, arguments.candidates)
+        for part in arguments.sets
+    }
 
 
 if __name__ == "__main__":

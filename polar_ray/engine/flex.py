@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from polar_ray.engine.layout import Pieces, Spans
@@ -140,7 +141,12 @@ def attend_flex(
 def _flex(on_cuda: bool) -> Callable[..., Any]:
     """Compiled for any lengths, since no two forwards have the same; on the CPU as it is, which is of use for tests."""
     attention: Callable[..., Any] = flex_attention
-    return torch.compile(attention, dynamic=True) if on_cuda else attention
+    if not on_cuda:
+        return attention
+    # A program for each kind of layer, tokens or read-outs, one block or many. Beyond the limit it would run
+    # uncompiled, without a word and with all scores in memory.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    return torch.compile(attention, dynamic=True)
 
 
 @cache

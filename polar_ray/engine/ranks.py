@@ -122,6 +122,9 @@ class Ranks:
             if self._failure is not None:
                 raise DeviceLost(self._failure)
             yield
+            if self._failure is not None:
+                # What was waiting for a rank that is gone may have been let go with whatever lay in its memory.
+                raise DeviceLost(self._failure)
         except DeviceLost:
             raise
         except Exception as error:

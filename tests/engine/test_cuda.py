@@ -150,9 +150,9 @@ def test_out_of_memory_halves_the_budget_and_scores_the_same() -> None:
     torch.cuda.set_per_process_memory_fraction(used / torch.cuda.get_device_properties(CUDA).total_memory)
     try:
         scores = engine.score(sequences)
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1e-9)
         with pytest.raises(ScoringError, match="does not fit in the memory of cuda"):
-            torch.cuda.set_per_process_memory_fraction(1e-9)
-            torch.cuda.empty_cache()
             engine.score(sequences)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

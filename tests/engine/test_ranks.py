@@ -152,6 +152,20 @@ def test_a_failure_of_the_first_rank_ends_the_others() -> None:
     engine.close()
 
 
+def test_a_rank_that_ends_after_its_last_sum_is_an_error_all_the_same() -> None:
+    engine = make_engine(ranks=2)
+    (child,) = children()
+
+    def kill(*_: object) -> None:
+        child.kill()
+        time.sleep(1)
+
+    engine._head.register_forward_pre_hook(kill)
+    with pytest.raises(DeviceLost, match=r"Rank 1 of 2.*ended with exit code -9"):
+        engine.score(SEQUENCES)
+    engine.close()
+
+
 def test_the_ranks_end_with_a_first_rank_that_is_killed() -> None:
     code = (
         "import sys, time; sys.path[:0] = ['tests', 'tests/engine']; import test_ranks as t\n"
