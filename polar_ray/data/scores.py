@@ -73,3 +73,22 @@ def scorer_names(schema: pa.Schema) -> list[str]:
     # A scorer has a status; a further column that happens to be called reward_something has none.
     scorers = [suffix for suffix in suffixes if f"status{suffix}" in schema.names]
     return [suffix.removeprefix("_") for suffix in scorers]
+
+
+def scorer_columns(schema: pa.Schema) -> dict[str, list[str]]:
+    """Returns the columns of each scorer, extras included: a scorer's stand together and begin with its rewards."""
+    names = scorer_names(schema)
+    begins = {f"reward_{name}" if name else "reward": name for name in names}
+    columns: dict[str, list[str]] = {name: [] for name in names}
+    owner: str | None = None
+    for column in schema.names:
+        owner = begins.get(column, owner)
+        if owner is not None:
+            columns[owner].append(column)
+    return columns
+
+
+def renamed(column: str, scorer: str, name: str) -> str:
+    """Returns a scorer's column under another name of the scorer."""
+    field = column.removesuffix(f"_{scorer}") if scorer else column
+    return f"{field}_{name}" if name else field

@@ -54,6 +54,8 @@ class DerivedManifest(msgspec.Struct, frozen=True):
         curve: The N-curve: n, expected_best, prompts.
         files: Every file with rows.
         versions: Of what wrote it.
+        joined: The runs that were joined, by name.
+        missing: Prompts and candidates that each of them lacks.
     """
 
     task: str
@@ -68,6 +70,8 @@ class DerivedManifest(msgspec.Struct, frozen=True):
     curve: list[dict[str, float]]
     files: list[FileRecord]
     versions: dict[str, str]
+    joined: dict[str, Parent] = {}
+    missing: dict[str, dict[str, int]] = {}
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class DeriveRecipe(Document):
         for key, value in sigmas.items():
             if value is not None and self.reward.uncertainty is None:
                 raise ValueError(f"{key} needs reward.uncertainty, the column with the rewards' standard deviations")
+        if self.candidates.max_disagreement is not None and self.reward.combine is None:
+            raise ValueError("candidates.max_disagreement needs reward.combine, the scorers that may disagree")
         if self.export.kind == "trl_preference" and (self.export.style, self.export.prompt) == ("standard", "implicit"):
             raise ValueError(
                 "export.style standard needs export.prompt explicit: TRL cuts the prompt out of two plain texts where "
@@ -86,4 +88,10 @@ class DeriveRecipe(Document):
 
     def policy(self) -> dict[str, Any]:
         """Returns what decides the result: the recipe without places, credentials and ``compute``."""
-        return self.model_dump(mode="json", exclude={"run", "output", "compute"})
+        policy = self.model_dump(mode="json", exclude={"run", "output", "compute"})
+        if self.run.join or self.run.scorer_name is not None:
+            places = {"path", "storage_options"}
+            policy["tables"] = self.run.model_dump(
+                mode="json", exclude={**dict.fromkeys(places, True), "join": {"__all__": places}}
+            )
+        return policy

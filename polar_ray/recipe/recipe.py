@@ -6,6 +6,7 @@ from typing import ClassVar, TypeVar
 import yaml
 from pydantic import Field, model_validator
 
+from polar_ray.recipe.base import check_scorer_name
 from polar_ray.recipe.document import Document
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.run import Compute, Limits, Output
@@ -41,8 +42,7 @@ class Recipe(Document):
         if (self.scorer is None) == (not self.scorers):
             raise ValueError("give exactly one of scorer (one) and scorers (several, by name)")
         for name in self.scorers:
-            if not name.isidentifier() or name != name.lower():
-                raise ValueError(f"scorer name {name!r} must be lower case letters, digits and _")
+            check_scorer_name(name)
         return self
 
     @property
