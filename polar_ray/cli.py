@@ -1,5 +1,6 @@
 """The command line: ``polar-ray run | plan | show | derive | env``."""
 
+import os
 import signal
 import sys
 from typing import Annotated
@@ -82,12 +83,18 @@ def derive(
         bool, typer.Option("--fresh", help="Delete the derived dataset in the output folder first.")
     ] = False,
 ) -> None:
-    """Derive pairs, best-of-N sets or labels from the score table of a finished run. Needs no model and no Ray."""
-    from polar_ray.deriving.derive import derive as derive_recipe
+    """Derive pairs, best-of-N sets or labels from the score table of a finished run. Needs no model.
+
+    Runs on this machine, or on the Ray cluster at compute.address or RAY_ADDRESS.
+    """
     from polar_ray.deriving.summary import progress_line, summary
     from polar_ray.recipe.derive import DeriveRecipe
 
     resolved = DeriveRecipe.load(recipe, overrides)
+    if resolved.compute.address or os.environ.get("RAY_ADDRESS"):
+        from polar_ray.running.deriving import derive_on_ray as derive_recipe
+    else:
+        from polar_ray.deriving.derive import derive as derive_recipe
     manifest = derive_recipe(resolved, fresh=fresh, progress=progress_line if sys.stderr.isatty() else None)
     print(summary(manifest, resolved.output.path))
 

@@ -283,7 +283,7 @@ def _write_buckets(table: Table, columns: dict[str, str], keys: np.ndarray, work
 
 def _hashes(ids: pa.Array) -> np.ndarray:
     """uint64 [G]."""
-    return np.array([xxhash.xxh3_64_intdigest(name) for name in ids.to_pylist()], np.uint64)
+    return np.array([xxhash.xxh3_64_intdigest(name) for name in ids.cast(pa.binary()).to_pylist()], np.uint64)
 
 
 def _bucket(unit: int, units: int, buckets: int) -> int:

@@ -57,7 +57,7 @@ def open_tables(config: ScoreTable) -> Tables:
     """
     schema = open_scores(config.path, storage_options=config.storage_options).schema
     names = _names(schema, config.path, config.scorer_name)
-    if config.join and "" in names:
+    if config.join and "" in names.values():
         raise RecipeError(
             f"the scorer of {config.path} has no name, and rewards of other runs are to stand beside its own; give "
             "it one with run.scorer_name"
