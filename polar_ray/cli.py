@@ -39,13 +39,14 @@ def run(
     from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.progress import reporter
     from polar_ray.running.run import run as run_recipe
-    from polar_ray.showing import print_groups, print_manifest
+    from polar_ray.showing import print_derived, print_groups, print_manifest
 
     resolved = Recipe.load(recipe, overrides)
     manifest = run_recipe(resolved, fresh=fresh, reporter=reporter())
     if show:
         print_groups(sample(resolved.output.path, show, storage_options=resolved.output.storage_options))
     print_manifest(manifest, resolved.output.path)
+    print_derived(resolved)
 
 
 @app.command()

@@ -8,11 +8,15 @@ from rich.text import Text
 
 from polar_ray.data.scores import scorer_names
 from polar_ray.data.status import Status
+from polar_ray.data.storage import Storage
 from polar_ray.deriving.columns import ScoreColumns
+from polar_ray.deriving.derived_folder import DerivedFolder
+from polar_ray.deriving.summary import summary
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.manifest import Manifest
     from polar_ray.running.plan import Plan
 
@@ -35,12 +39,24 @@ def print_manifest(manifest: "Manifest", path: str) -> None:
         if counts[what]:
             shown = ", ".join(f"{reason} {count:,}" for reason, count in counts[what].items())
             console.print(f"{what.replace('_', ' ')}: {shown}")
+    if manifest.parent is not None:
+        console.print(
+            f"scores of {', '.join(manifest.parent.scorers)} were taken over from {manifest.parent.path}",
+            soft_wrap=True,
+        )
     kept = manifest.conservation
     console.print(
         f"conservation: {kept['rows_read']:,} rows read = {kept['rows_in_groups']:,} in groups + "
         f"{kept['dead_letters']:,} dead letters + {kept['drops']:,} drops"
     )
     console.print(f"score table: {path.rstrip('/')}/scores/part-*.parquet", soft_wrap=True)
+
+
+def print_derived(recipe: "Recipe") -> None:
+    """Prints what a run derived from its score table."""
+    for name, derivation in recipe.derivations.items():
+        folder = DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options)
+        print(f"\n{name}: {summary(folder.read_manifest(), derivation.output.path)}")
 
 
 def print_groups(table: "pa.Table") -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from polar_ray.data.storage import Storage
+from polar_ray.data.storage import Files, Storage
 from polar_ray.errors import NotARun, NotFinished
 
 
@@ -24,7 +24,7 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
         NotFinished: The run has not finished, and ``partial`` is not set.
     """
     storage = Storage.of(run, storage_options or {})
-    root = run.rstrip("/")
+    root = table_folder(run, storage_options)
     finished = storage.exists(f"{root}/manifest.json")
     if not finished and not storage.exists(f"{root}/_run/run.json"):
         raise NotARun(f"{run} is not the output folder of a run: it has no manifest.json")
@@ -35,6 +35,18 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
         )
     parts = [info.path for info in storage.list(f"{root}/scores") if info.path.endswith(".parquet")]
     return ds.dataset([storage.relative(path) for path in sorted(parts)], filesystem=storage.filesystem)
+
+
+def table_folder(run: str, storage_options: dict[str, Any] | None = None) -> str:
+    """Returns the folder that holds the score table and the manifest of a run, by the run's output folder."""
+    return run.rstrip("/")
+
+
+def score_parts(run: str, storage_options: dict[str, Any] | None = None) -> Files:
+    """Returns the parts of the score table of a finished run, in the order of its groups; errors as ``open_scores``."""
+    open_scores(run, storage_options=storage_options)
+    storage = Storage.of(table_folder(run, storage_options), storage_options)
+    return [info for info in storage.list(storage.join("scores")) if info.path.endswith(".parquet")]
 
 
 def read_scores(

@@ -90,6 +90,17 @@ class DerivedFolder:
         """Returns the path of something in the folder."""
         return "/".join([self.path.rstrip("/"), *names])
 
+    def is_finished(self) -> bool:
+        """Whether a finished derivation is there."""
+        return self.storage.exists(self.join("_derive", "derive.json")) and self.storage.exists(
+            self.join("manifest.json")
+        )
+
+    def clear(self) -> None:
+        """Deletes the derivation in the folder, if there is one, and nothing else."""
+        if self.storage.exists(self.join("_derive", "derive.json")):
+            self._clear()
+
     def establish(self, identity: dict[str, Any], *, fresh: bool) -> DerivedManifest | None:
         """Makes the folder ready; returns the manifest if it already holds this derivation, finished.
 

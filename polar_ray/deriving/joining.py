@@ -23,7 +23,7 @@ from polar_ray.data.storage import Storage
 from polar_ray.deriving.order import spread
 from polar_ray.deriving.pool import Workers
 from polar_ray.deriving.tables import Table, Tables
-from polar_ray.deriving.units import Unit, UnitReader, plan_units
+from polar_ray.deriving.units import Unit, UnitReader, kept, plan_units
 from polar_ray.deriving.wanted import candidate_path
 
 BUCKETS = 1024
@@ -156,7 +156,7 @@ def _rows(source: Source, unit: Unit) -> pa.Table:
         return _read(source.storage, source.columns, _same_parts(source.storage, unit))
     bucket = _bucket(unit.number, source.units, source.buckets)
     files = source.storage.list(source.storage.join(f"{bucket:04d}"))
-    with UnitReader(source.storage, Unit(unit.number, tuple(file.path for file in files))) as reader:
+    with UnitReader(kept(source.storage), Unit(unit.number, tuple(file.path for file in files))) as reader:
         names = ["prompt_id", "candidate_id", *source.columns]
         return reader.read(names) if files else _empty(source)
 
@@ -167,7 +167,7 @@ def _empty(source: Source) -> pa.Table:
 
 
 def _read(storage: Storage, columns: dict[str, str], unit: Unit) -> pa.Table:
-    with UnitReader(storage, unit) as reader:
+    with UnitReader(kept(storage), unit) as reader:
         table = reader.read(["prompt_id", candidate_path("candidate_id"), *columns.values()])
     return pa.table(
         {
@@ -239,11 +239,11 @@ def _index(
 
 
 def _ids(storage: Storage, others: tuple[Table, ...], unit: Unit) -> _Ids:
-    with UnitReader(storage, unit) as reader:
+    with UnitReader(kept(storage), unit) as reader:
         ids = flat(reader.read(["prompt_id"]).column("prompt_id"))
     aligned = []
     for table in others:
-        with UnitReader(table.storage, _same_parts(table.storage, unit)) as reader:
+        with UnitReader(kept(table.storage), _same_parts(table.storage, unit)) as reader:
             if flat(reader.read(["prompt_id"]).column("prompt_id")).equals(ids):
                 aligned.append(table.name)
     return _Ids(_hashes(ids), frozenset(aligned))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from polar_ray.data.scores import open_scores, renamed, scorer_columns
+from polar_ray.data.scores import open_scores, renamed, scorer_columns, table_folder
 from polar_ray.data.storage import FileInfo, Storage
 from polar_ray.errors import RecipeError
 from polar_ray.recipe.selections import JoinedTable, ScoreTable
@@ -76,7 +76,7 @@ def open_tables(config: ScoreTable) -> Tables:
         table, theirs = _joined(name, other, taken)
         joined.append(table)
         fields += theirs
-    return Tables(pa.schema(fields), Table("", Storage.of(config.path, config.storage_options), own), tuple(joined))
+    return Tables(pa.schema(fields), Table("", _storage(config), own), tuple(joined))
 
 
 def _joined(name: str, config: JoinedTable, taken: dict[str, str]) -> tuple[Table, list[pa.Field]]:
@@ -103,7 +103,11 @@ def _joined(name: str, config: JoinedTable, taken: dict[str, str]) -> tuple[Tabl
         if pa.types.is_list(schema.field(column).type)
     }
     fields = [schema.field(column).with_name(shown) for shown, column in columns.items()]
-    return Table(name, Storage.of(config.path, config.storage_options), columns), fields
+    return Table(name, _storage(config), columns), fields
+
+
+def _storage(config: ScoreTable | JoinedTable) -> Storage:
+    return Storage.of(table_folder(config.path, config.storage_options), config.storage_options)
 
 
 def _names(schema: pa.Schema, path: str, name: str | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +42,12 @@ def plan_units(files: Sequence[FileInfo]) -> list[Unit]:
     if parts:
         units.append(Unit(len(units), tuple(parts)))
     return units
+
+
+@lru_cache(maxsize=4)
+def kept(storage: Storage) -> Storage:
+    """Returns the first storage of its kind in this process: its connection is made once, not for every unit."""
+    return storage
 
 
 class UnitReader:

@@ -3,14 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from polar_ray.data.arrays import flat
-from polar_ray.data.storage import Storage
 from polar_ray.deriving.block import Block, block_of
 from polar_ray.deriving.combine import combined
 from polar_ray.deriving.curve import CurveSums
@@ -27,7 +25,7 @@ from polar_ray.deriving.side import is_validation
 from polar_ray.deriving.statistics import Statistics, Sums, sums_of
 from polar_ray.deriving.tables import Table
 from polar_ray.deriving.texts import Texts
-from polar_ray.deriving.units import Unit, UnitReader
+from polar_ray.deriving.units import Unit, UnitReader, kept
 from polar_ray.deriving.wanted import Wanted, candidate_path
 from polar_ray.recipe.derive import DeriveRecipe
 
@@ -87,7 +85,7 @@ class Derived:
 def derive_unit(work: Work, unit: Unit) -> Derived:
     """Derives from one unit."""
     recipe = work.recipe
-    with UnitReader(_kept(work.table.storage), unit) as reader:
+    with UnitReader(kept(work.table.storage), unit) as reader:
         texts = Texts(reader.read)
         block, missing = _read(work, unit, reader)
         block = _rewarded(work, block, texts)
@@ -138,7 +136,7 @@ def _rewarded(work: Work, block: Block, texts: Texts) -> Block:
 
 def reward_sums(work: Work, unit: Unit) -> dict[str, Sums]:
     """The pass for statistics of the whole table: sums of the rewards of each scorer that is combined."""
-    with UnitReader(_kept(work.table.storage), unit) as reader:
+    with UnitReader(kept(work.table.storage), unit) as reader:
         block, _ = _read(work, unit, reader)
     return {name: sums_of(rewards[~np.isnan(rewards)]) for name, rewards in block.parts.items()}
 
@@ -156,7 +154,7 @@ def count_lower(work: Work, upper: int, unit: Unit) -> np.ndarray:
 def _usable_rewards(work: Work, unit: Unit) -> np.ndarray:
     """Rewards of the candidates that pass the conditions on numbers; those on texts do not count here."""
     candidates = work.recipe.candidates
-    with UnitReader(_kept(work.table.storage), unit) as reader:
+    with UnitReader(kept(work.table.storage), unit) as reader:
         block = _rewarded(work, _read(work, unit, reader)[0], Texts(reader.read))
     usable = ~np.isnan(block.reward)
     if candidates.truncated == "drop":
@@ -203,9 +201,3 @@ def _split(shaped: pa.Table, groups: np.ndarray, texts: Texts, recipe: DeriveRec
 def _lines(table: pa.Table) -> pa.Table:
     encode = msgspec.json.Encoder().encode
     return pa.table({"line": pa.array([encode(row) + b"\n" for row in table.to_pylist()], pa.binary())})
-
-
-@lru_cache(maxsize=4)
-def _kept(storage: Storage) -> Storage:
-    """The first storage of its kind in this process: its connection is made once, not for every unit."""
-    return storage

@@ -83,8 +83,7 @@ class ChatTokenizer:
         self._control: dict[str, int] = {
             token["content"]: token["id"]
             for token in content["added_tokens"]
-            if is_control(token["content"], special=token["special"])
-            or token["content"] in named.values()
+            if is_control(token["content"], special=token["special"]) or token["content"] in named.values()
         }
         longest_first = sorted(self._control, key=len, reverse=True)
         # A pattern that matches nothing, for a tokenizer without control tokens.

@@ -45,6 +45,8 @@ class Recipe(Document):
     def _one_way_to_name_scorers(self) -> "Recipe":
         if (self.scorer is None) == (not self.scorers):
             raise ValueError("give exactly one of scorer (one) and scorers (several, by name)")
+        if self.scorer is not None and self.input.format == "scores":
+            raise ValueError("to add to a score table a scorer needs a name: give scorers: {NAME: {...}}")
         for name in self.scorers:
             check_scorer_name(name)
         for name in self.derive:

@@ -1,4 +1,5 @@
-"""Deriving on a Ray cluster: the units of the score table as Ray tasks, to the same bytes as on one machine."""
+"""Deriving on a Ray cluster: the units of the score table as Ray tasks, to the same bytes as on one machine; and what
+a run derives from its own score table."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,10 +8,12 @@ from typing import Any, TypeVar
 
 import ray
 
+from polar_ray.data.storage import Storage
 from polar_ray.deriving.derive import Progress, derive
-from polar_ray.deriving.derived_folder import DerivedManifest
-from polar_ray.errors import PolarRayError
+from polar_ray.deriving.derived_folder import DerivedFolder, DerivedManifest
+from polar_ray.errors import PolarRayError, RecipeChanged
 from polar_ray.recipe.derive import DeriveRecipe
+from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import Compute
 from polar_ray.running.cluster import connected
 
@@ -62,6 +65,27 @@ def derive_on_ray(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progre
     """
     with connected(Compute(address=recipe.compute.address)):
         return derive(recipe, fresh=fresh, progress=progress, workers=RayTasks(recipe.compute.processes))
+
+
+def derive_all(recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Makes what the recipe derives from its score table and what is not there yet; Ray is connected.
+
+    Raises:
+        RecipeChanged: A folder holds a dataset that was derived by another recipe.
+        PolarRayError: As ``derive``.
+    """
+    for name, derivation in recipe.derivations.items():
+        folder = DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options)
+        if not folder.is_finished():
+            say(f"deriving {name}")
+        try:
+            derive(derivation, workers=RayTasks(derivation.compute.processes))
+        except RecipeChanged as error:
+            raise RecipeChanged(
+                f"derive.{name}: {folder.path} holds a dataset that was derived by another recipe. The score table is "
+                f"finished and kept; delete that folder, or give derive.{name}.output.path another one, and run the "
+                "same command again"
+            ) from error
 
 
 def _call(function: Callable[[Item], Result], item: Item) -> Result:
