@@ -24,7 +24,7 @@ def summary(manifest: DerivedManifest, path: str) -> str:
     if manifest.lowest_reward is not None:
         lines.append(f"lowest reward selected by the table's quantile: {manifest.lowest_reward:.6g}")
     if manifest.curve:
-        shown = ", ".join(f"{p['n']}: {p['expected_best']:.4f}" for p in manifest.curve if _is_power_of_two(p["n"]))
+        shown = ", ".join(f"{p['n']:.0f}: {p['expected_best']:.4f}" for p in manifest.curve if _is_power_of_two(p["n"]))
         lines.append(f"expected best reward of n candidates: {shown}")
     lines.append(f"dataset: {path.rstrip('/')}")
     return "\n".join(lines)

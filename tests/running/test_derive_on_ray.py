@@ -1,10 +1,14 @@
 """Deriving by tasks on a Ray cluster gives what deriving on one machine gives, to the byte."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from runs import files_below
 from score_tables import group, score_table, write_run
 
@@ -12,6 +16,17 @@ from polar_ray.deriving.derive import derive
 from polar_ray.errors import NotJoined, PolarRayError
 from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.running.deriving import RayTasks, derive_on_ray
+
+ROOT = Path(__file__).parents[2]
+JOB = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("LOADED", *[name for name in ("ray", "torch") if name in sys.modules])
+"""
+"""Runs a job's file and says what it loaded."""
 
 pytestmark = pytest.mark.usefixtures("embedded_ray")
 
@@ -89,3 +104,37 @@ def test_results_come_in_order_and_no_more_are_under_way_than_can_wait() -> None
 def test_an_error_of_ours_comes_out_as_it_is() -> None:
     with pytest.raises(Odd, match="3 is odd"):
         list(RayTasks(2).over(_refuses_odd_numbers, [0, 2, 3, 4, 6]))
+
+
+def job(name: str, *arguments: str, address: str | None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **({"RAY_ADDRESS": address} if address else {})}
+    return subprocess.run(
+        [sys.executable, "-c", JOB, f"jobs/{name}.py", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+    )
+
+
+def test_a_job_works_on_the_cluster_that_it_runs_on(tables: Path) -> None:
+    # A job that was submitted finds its cluster in RAY_ADDRESS.
+    cluster = ray.get_runtime_context().gcs_address
+    outputs = {}
+    for name, address in {"there": cluster, "here": None}.items():
+        arguments = [f"run.path={tables / 'a'}", f"output.path={tables / name}", "compute.processes=2"]
+        outputs[name] = job("build_pairs", *arguments, address=address)
+        assert outputs[name].returncode == 0, outputs[name].stderr
+    assert outputs["there"].stdout.splitlines()[-1] == "LOADED ray"
+    assert outputs["here"].stdout.splitlines()[-1] == "LOADED"
+    assert contents(tables / "there") == contents(tables / "here")
+
+
+def test_no_cluster_at_the_address_is_one_sentence(tables: Path) -> None:
+    arguments = [f"run.path={tables / 'a'}", f"output.path={tables / 'out'}", "compute.address=127.0.0.1:1"]
+    result = job("best_of_n", *arguments, address=None)
+    assert result.returncode == 1
+    assert result.stderr.startswith("polar-ray: ClusterUnreachable: there is no Ray cluster at 127.0.0.1:1")
+    assert result.stderr.count("\n") == 1

@@ -16,6 +16,7 @@ from polar_ray.deriving.derive import derive
 from polar_ray.errors import RecipeChanged, RecipeError
 from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.derivations import check_derivations
 from polar_ray.running.plan import plan
 from polar_ray.running.progress import Silent
 from polar_ray.running.run import run
@@ -171,3 +172,12 @@ def test_the_command_shows_what_was_derived(tmp_path: Path) -> None:
         "conservation: 9 prompts = 8 with rows + 1 without",
     ]
     assert f"dataset: {tmp_path / 'out' / 'derived' / 'best'}" in lines
+
+
+def test_the_recipe_that_is_shipped_asks_for_what_there_will_be() -> None:
+    shipped = Recipe.load(str(ROOT / "pipelines" / "score_and_derive.yaml"))
+    check_derivations(shipped, None)
+    assert {name: each.output.path for name, each in shipped.derivations.items()} == {
+        "pairs": "out/score_and_derive/derived/pairs",
+        "best": "out/score_and_derive/derived/best",
+    }
