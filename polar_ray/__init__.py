@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from polar_ray.deriving.derive import derive
     from polar_ray.recipe.derive import DeriveRecipe
     from polar_ray.recipe.recipe import Recipe
+    from polar_ray.running.deriving import derive_on_ray
     from polar_ray.running.manifest import Manifest
     from polar_ray.running.plan import plan
     from polar_ray.running.run import run
@@ -56,6 +57,7 @@ __all__ = [
     "TextClosenessScorer",
     "TextScorer",
     "derive",
+    "derive_on_ray",
     "explode",
     "open_scores",
     "plan",
@@ -80,6 +82,7 @@ _MODULES = {
     "TextClosenessScorer": "scorers.text_closeness",
     "TextScorer": "scorers.text_scorer",
     "derive": "deriving.derive",
+    "derive_on_ray": "running.deriving",
     "explode": "data.explode",
     "open_scores": "data.scores",
     "plan": "running.plan",

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -257,6 +258,20 @@ def test_a_candidate_that_any_combined_scorer_saw_cut_counts_as_truncated(tmp_pa
     write_run(tmp_path / "second", score_table([group("p", [1.0, 4.0], status=["ok", "truncated"])]))
     manifest = derive(recipe(tmp_path, "out"))
     assert manifest.removed_candidates == {"truncated": 1}
+
+
+def test_runs_in_an_object_store_are_joined_alike(tmp_path: Path, bucket: str) -> None:
+    write_run(tmp_path / "first", score_table(rows(1)), part_rows=3)
+    write_run(tmp_path / "second", score_table(rows(2)[::-1]), part_rows=4)
+    s3 = boto3.client("s3")
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            s3.put_object(Bucket=bucket, Key=str(path.relative_to(tmp_path)), Body=path.read_bytes())
+    local = derive(recipe(tmp_path, "out"))
+    places = {"run.path": "first", "run.join.two.path": "second", "output.path": "out"}
+    there = derive(recipe(tmp_path, "out", *(f"{key}=s3://{bucket}/{name}" for key, name in places.items())))
+    assert there.files == local.files
+    assert [entry for entry in s3.list_objects_v2(Bucket=bucket)["Contents"] if "_derive/joined" in entry["Key"]] == []
 
 
 def test_no_text_is_read_to_combine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
