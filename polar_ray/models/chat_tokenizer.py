@@ -177,7 +177,7 @@ class ChatTokenizer:
         """Returns each text as the parts to encode. A text with masks is not cut: another tokenizer reads it."""
         whole = [self._mask_pattern.search(text) is not None for text in texts]
         cuttable = [text for text, is_whole in zip(texts, whole, strict=True) if not is_whole]
-        common = os.path.commonprefix(cuttable) if len(cuttable) > 1 else ""
+        common = os.path.commonprefix(cuttable) if len(cuttable) > 1 else ""  # noqa: RUF071 (no paths)
         cut = max((common.rfind(text) for text in self._cut_before), default=-1)
         return [
             (text,) if is_whole or cut <= 0 else (text[:cut], text[cut:])

@@ -3,6 +3,7 @@
 import time
 
 from polar_ray.running.tally import Tally
+from polar_ray.running.waiting import stage_times
 
 
 class ScoringClock:
@@ -11,6 +12,7 @@ class ScoringClock:
     def __init__(self, tally: Tally) -> None:
         self._before = (tally.candidates, sum(tally.tokens.values()))
         self._after = self._before
+        self._seconds_before, self._waited_before = tally.seconds.copy(), tally.waited.copy()
         self._started: float | None = None
         self.seconds = 0.0
 
@@ -23,6 +25,10 @@ class ScoringClock:
         assert self._started is not None
         self.seconds = time.monotonic() - self._started
         self._after = (tally.candidates, sum(tally.tokens.values()))
+
+    def stages(self, tally: Tally) -> dict[str, dict[str, float]]:
+        """Returns what each stage worked and waited in this attempt."""
+        return stage_times(tally.seconds - self._seconds_before, tally.waited - self._waited_before, self.seconds)
 
     def throughput(self) -> dict[str, float]:
         """Returns candidates and tokens per second."""

@@ -17,7 +17,6 @@ from polar_ray.scorers.encoded import EncodedRows
 from polar_ray.scorers.reward_encoder import RewardModelEncoder
 from polar_ray.scorers.texts import without_thinking
 
-
 _Conversation = tuple[Sequence[Message], Sequence[Message]]
 """A prompt and an answer."""
 
