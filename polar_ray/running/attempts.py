@@ -1,5 +1,6 @@
 """What actors tell the driver beside their results: which split they are at, and that they could not start."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class AttemptLog:
         self._records: dict[str, _Record] = {}
         self._starts: Counter[str] = Counter()
         self._failure: PolarRayError | None = None
+        self._ready_at: float | None = None
 
     def starting(self, actor: str) -> int:
         """Notes that an actor's process starts; returns how many before it died while they started."""
@@ -57,7 +59,12 @@ class AttemptLog:
 
     def started(self, actor: str) -> None:
         """Notes that an actor is ready to score."""
+        self._ready_at = self._ready_at or time.time()
         del self._starts[actor]
+
+    def ready_at(self) -> float | None:
+        """Returns when the first actor was ready (Unix time of the driver's node), or None."""
+        return self._ready_at
 
     def cannot_start(self, error: PolarRayError) -> None:
         """Notes that a scorer could not be made. No actor will do better, so the driver stops the run."""

@@ -15,10 +15,17 @@ class ScoringClock:
         self._seconds_before, self._waited_before = tally.seconds.copy(), tally.waited.copy()
         self._started: float | None = None
         self.seconds = 0.0
+        self.startup = 0.0
 
     def start(self) -> None:
         """Starts the clock, once."""
-        self._started = self._started or time.monotonic()
+        if self._started is None:
+            self._started, self._started_at = time.monotonic(), time.time()
+
+    def ready(self, at: float | None) -> None:
+        """Is told when (Unix time) the first actor of a pass was ready to score; the first pass' is kept."""
+        if at is not None and not self.startup:
+            self.startup = max(0.0, at - self._started_at)
 
     def tick(self, tally: Tally) -> None:
         """Notes a commit."""

@@ -25,6 +25,7 @@ class Manifest(msgspec.Struct, frozen=True):
         stage_seconds: Seconds of work in each stage, summed over processes.
         stages: For each stage, its seconds of work in this attempt and the share of the time that it waited; see
             ``stage_times``.
+        startup_s: Seconds of ``scoring_s`` until the first scorer was ready: workers started, model loaded and checked.
         verification: By scorer, what came of scoring a sample again; see ``verification_of``.
     """
 
@@ -42,6 +43,7 @@ class Manifest(msgspec.Struct, frozen=True):
     stage_seconds: dict[str, float]
     versions: dict[str, str]
     stages: dict[str, dict[str, float]] = {}
+    startup_s: float = 0.0
     verification: dict[str, dict[str, Any]] = {}
 
 

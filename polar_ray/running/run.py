@@ -4,6 +4,7 @@ import time
 from datetime import datetime, timezone
 
 import msgspec
+import ray
 
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import RunStalled
@@ -93,6 +94,7 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         stage_seconds={stage: round(seconds, 3) for stage, seconds in tally.seconds.items()},
         versions=versions(),
         stages=clock.stages(tally),
+        startup_s=round(clock.startup, 3),
         verification=verification_of(recipe, tally.verified),
     )
     for name, entry in manifest.verification.items():
@@ -120,6 +122,7 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
                 reporter.update(tally, todo.done_share)
             for new in todo.end_pass():
                 tally.add(new)
+            clock.ready(ray.get(attempts.ready_at.remote()))
         except PassLost as reason:
             lost = lost + 1 if tally.splits == before else 1
             if lost >= MAX_LOST_PASSES:

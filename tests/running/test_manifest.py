@@ -44,6 +44,7 @@ def test_it_has_every_key_and_no_other(manifest: dict[str, Any]) -> None:
         "stage_seconds",
         "versions",
         "stages",
+        "startup_s",
         "verification",
     }
 

@@ -1,4 +1,4 @@
-"""Verification compares what was scored with plain forwards of single sequences: sampled by the prompt, and added up."""
+"""Verification holds rewards to plain forwards of single sequences: sampled by the prompt, and added up."""
 
 from pathlib import Path
 
@@ -113,9 +113,8 @@ def test_a_wrong_reward_outside_the_sample_is_not_looked_at(
 
 def test_the_tolerance_grows_with_the_reward(scorer: PolarScorer, encoded: pa.Table, scores: Scores) -> None:
     small = verify(scorer, TABLE, encoded, moved(scores, 0, 9e-5), np.array([0]))
-    large = verify(
-        scorer, TABLE, encoded, moved(scores, 0, 3e-4 * max(1, abs(scores.reward[0].as_py()))), np.array([0])
-    )
+    size = max(1, abs(scores.reward[0].as_py()))
+    large = verify(scorer, TABLE, encoded, moved(scores, 0, 3e-4 * size), np.array([0]))
     assert (small.beyond, large.beyond) == (0, 1)
 
 
