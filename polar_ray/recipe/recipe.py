@@ -24,6 +24,9 @@ class Recipe(Document):
     ``status``, ...; several, each under its name, write ``reward_NAME``, ``rank_NAME``, ``status_NAME``, ....
     ``derive`` names what is derived from the score table once it is finished.
 
+    ``verify`` is a share of the groups: those are scored again by one plain forward for each sequence, and the manifest
+    says how far the rewards are apart. It changes no score; a run may be resumed with another share or none.
+
     Example:
         >>> recipe = Recipe.load("pipelines/demo.yaml", ["output.path=/tmp/scored"])
         >>> recipe.scorer.kind
@@ -40,6 +43,7 @@ class Recipe(Document):
     compute: Compute = Compute()
     limits: Limits = Limits()
     derive: dict[str, RunDerivation] = {}
+    verify: float = Field(default=0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _one_way_to_name_scorers(self) -> "Recipe":

@@ -40,6 +40,10 @@ class Manifest(msgspec.Struct, frozen=True):
         resumed_splits: Splits that an earlier attempt had committed.
         stage_seconds: Seconds of work in each stage, summed over processes.
         parent: The run whose scores were taken over, where scorers were added to a score table.
+        stages: For each stage, its seconds of work in this attempt and the share of the time that it waited; see
+            ``stage_times``.
+        startup_s: Seconds of ``scoring_s`` until the first scorer was ready: workers started, model loaded and checked.
+        verification: By scorer, what came of scoring a sample again; see ``verification_of``.
     """
 
     recipe: dict[str, Any]
@@ -56,6 +60,9 @@ class Manifest(msgspec.Struct, frozen=True):
     stage_seconds: dict[str, float]
     versions: dict[str, str]
     parent: Origin | None = None
+    stages: dict[str, dict[str, float]] = {}
+    startup_s: float = 0.0
+    verification: dict[str, dict[str, Any]] = {}
 
 
 def read_manifest(folder: RunFolder) -> Manifest:
