@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -21,7 +20,7 @@ from polar_ray.deriving.picks import best_of_n, label
 from polar_ray.deriving.quantile import lower_counts, upper_counts
 from polar_ray.deriving.side import is_validation
 from polar_ray.deriving.texts import Texts
-from polar_ray.deriving.units import Unit, UnitReader
+from polar_ray.deriving.units import Unit, UnitReader, kept
 from polar_ray.deriving.wanted import Wanted
 from polar_ray.recipe.derive import DeriveRecipe
 
@@ -75,7 +74,7 @@ class Derived:
 def derive_unit(work: Work, unit: Unit) -> Derived:
     """Derives from one unit."""
     recipe = work.recipe
-    with UnitReader(_kept(work.storage), unit) as reader:
+    with UnitReader(kept(work.storage), unit) as reader:
         texts = Texts(reader.read)
         block = penalised(block_of(reader.read(work.wanted.columns), work.wanted), recipe.reward.length_penalty, texts)
         shape = shape_of(recipe.export, recipe.task)
@@ -110,7 +109,7 @@ def count_lower(work: Work, upper: int, unit: Unit) -> np.ndarray:
 def _usable_rewards(work: Work, unit: Unit) -> np.ndarray:
     """Rewards of the candidates that pass the conditions on numbers; those on texts do not count here."""
     candidates = work.recipe.candidates
-    with UnitReader(_kept(work.storage), unit) as reader:
+    with UnitReader(kept(work.storage), unit) as reader:
         texts = Texts(reader.read)
         block = block_of(reader.read(work.wanted.columns), work.wanted)
         block = penalised(block, work.recipe.reward.length_penalty, texts)
@@ -158,9 +157,3 @@ def _split(shaped: pa.Table, groups: np.ndarray, texts: Texts, recipe: DeriveRec
 def _lines(table: pa.Table) -> pa.Table:
     encode = msgspec.json.Encoder().encode
     return pa.table({"line": pa.array([encode(row) + b"\n" for row in table.to_pylist()], pa.binary())})
-
-
-@lru_cache(maxsize=4)
-def _kept(storage: Storage) -> Storage:
-    """The first storage of its kind in this process: its connection is made once, not for every unit."""
-    return storage
