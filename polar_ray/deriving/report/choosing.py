@@ -7,7 +7,6 @@ import numpy as np
 
 from polar_ray.deriving.order import Order, best_first
 from polar_ray.deriving.report.frame import Frame
-from polar_ray.deriving.report.labels import LabelKind
 from polar_ray.deriving.report.within import group_best, group_sums
 
 CATEGORIES = {
@@ -142,6 +141,6 @@ def _against_labels(frame: Frame, groups: int) -> np.ndarray:
         picked = group_best(labels[top], of[top], groups)
         several = best > worst
         share = np.zeros(groups)
-        share[several] = (best - picked)[several] / (best - worst)[several]
+        share[several] = (best[several] - picked[several]) / (best[several] - worst[several])
         lost = np.maximum(lost, share)
     return np.where(lost > 0, -lost, np.nan)

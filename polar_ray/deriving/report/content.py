@@ -151,7 +151,9 @@ def _duels(pairs: PairSums, models: int) -> list[list[float | None]]:
     met = pairs.beaten + pairs.beaten.T + level
     return [
         [
-            None if row == column else share(float(pairs.beaten[row, column] + level[row, column] / 2), int(met[row, column]))
+            None
+            if row == column
+            else share(float(pairs.beaten[row, column] + level[row, column] / 2), int(met[row, column]))
             for column in range(models)
         ]
         for row in range(models)

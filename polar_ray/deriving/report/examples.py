@@ -1,6 +1,7 @@
 """The prompts that a person is shown, with texts cut so that the page stays small."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -80,7 +81,9 @@ def fitted(examples: list[Example], most: int = BYTES) -> tuple[list[Example], i
         examples = examples[: len(examples) * 3 // 4]
 
 
-def _example(row: dict[str, Any], ranks: dict[str, list[Any]], labels: list[dict[str, Any]], sources: Sources) -> Example:
+def _example(
+    row: dict[str, Any], ranks: dict[str, list[Any]], labels: list[dict[str, Any]], sources: Sources
+) -> Example:
     first = ranks[sources.scorers[0].wanted.reward]
     order = sorted(range(len(first)), key=lambda place: (first[place] is None, first[place] or 0, place))
     if len(order) > BEST + MIDDLE + LAST:
@@ -135,7 +138,7 @@ def _labels(rows: pa.Table, sources: Sources) -> list[list[dict[str, Any]]]:
             for labels, value in zip(every, values.tolist(), strict=True):
                 if value == value:  # NaN is no label
                     labels[f"{kind.kind} ({kind.field})"] = value
-    return [every[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    return [every[start:end] for start, end in pairwise(starts)]
 
 
 def _cut(example: Example, most: int) -> Example:

@@ -71,7 +71,9 @@ def frame_of(table: pa.Table, sources: Sources, models: tuple[str, ...]) -> Fram
         labels=read_labels(flat(table.column("extra")), candidates, blocks[0].starts, sources.labels)
         if sources.labels and candidates is not None
         else {},
-        errors=tuple(_values(table, scorer.error) if scorer.error and sources.text else None for scorer in sources.scorers),
+        errors=tuple(
+            _values(table, scorer.error) if scorer.error and sources.text else None for scorer in sources.scorers
+        ),
     )
 
 
@@ -92,4 +94,4 @@ def _characters(candidates: pa.ListArray) -> np.ndarray:
     contents = pc.fill_null(pc.utf8_length(messages.flatten().field("content")), 0)
     reached = offsets(np.asarray(contents.to_numpy(zero_copy_only=False), np.int64))
     ends = offsets(counts)
-    return (reached[ends[1:]] - reached[ends[:-1]] + np.maximum(counts - 1, 0)).astype(np.float64)
+    return np.asarray(reached[ends[1:]] - reached[ends[:-1]] + np.maximum(counts - 1, 0), np.float64)

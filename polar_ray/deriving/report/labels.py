@@ -78,7 +78,9 @@ def read_labels(
 
     Where a candidate has several labels of a kind, their mean.
     """
-    rows = np.flatnonzero(pc.fill_null(pc.match_substring(extra, f'"{source.key}"'), False).to_numpy(zero_copy_only=False))
+    rows = np.flatnonzero(
+        pc.fill_null(pc.match_substring(extra, f'"{source.key}"'), False).to_numpy(zero_copy_only=False)
+    )
     if len(rows) == 0:
         return {}
     many = len(candidates.flatten())
@@ -113,19 +115,20 @@ def label_sums(
     labels = label[use]
     best = group_best(labels, of, prompts)
     worst = -group_best(-labels, of, prompts)
-    sums = {
-        "labelled": int((~np.isnan(label)).sum()),
-        "usable": int(usable.sum()),
-        "prompts": prompts,
-        "telling": int((best > worst).sum()),
-        "picked": float(_mean_at_top(labels, reward[use], of, prompts).sum()),
-        "mean": float((group_sums(labels, of, prompts) / many[many >= 2]).sum()),
-        "oracle": float(best.sum()),
-    }
-    if length is None or np.isnan(length[use]).any():
-        return LabelSums(**sums)
-    longest = float(_mean_at_top(labels, length[use], of, prompts).sum())
-    return LabelSums(**sums, longest=longest, lengths=prompts)
+    by_length = length is not None and not np.isnan(length[use]).any()
+    return LabelSums(
+        labelled=int((~np.isnan(label)).sum()),
+        usable=int(usable.sum()),
+        prompts=prompts,
+        telling=int((best > worst).sum()),
+        picked=float(_mean_at_top(labels, reward[use], of, prompts).sum()),
+        mean=float((group_sums(labels, of, prompts) / many[many >= 2]).sum()),
+        oracle=float(best.sum()),
+        longest=float(_mean_at_top(labels, length[use], of, prompts).sum())
+        if length is not None and by_length
+        else 0.0,
+        lengths=prompts if by_length else 0,
+    )
 
 
 def label_pairs(label: np.ndarray, reward: np.ndarray, length: np.ndarray | None) -> LabelSums:
@@ -152,7 +155,7 @@ def _concordance(label: np.ndarray, other: np.ndarray, told: np.ndarray) -> tupl
 def _mean_at_top(values: np.ndarray, by: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """Returns for each group the mean of the values where ``by`` is highest: float64 [groups]."""
     top = by == group_best(by, group, groups)[group]
-    return group_sums(values * top, group, groups) / group_sums(top, group, groups)
+    return np.asarray(group_sums(values * top, group, groups) / group_sums(top, group, groups))
 
 
 @lru_cache(maxsize=4)

@@ -223,17 +223,23 @@ def _scorer(frame: Frame, number: int, pairs: PairSums, measuring: Measuring) ->
     order = best_first(block, known)
     several = order.counts > 1
     best = order.reward[order.starts[:-1][several]]
-    others = {"second": order.reward[order.starts[:-1][several] + 1], "worst": order.reward[order.starts[1:][several] - 1]}
+    others = {
+        "second": order.reward[order.starts[:-1][several] + 1],
+        "worst": order.reward[order.starts[1:][several] - 1],
+    }
     fine = margin_bins(bins)
     margins = {name: best - other for name, other in others.items()}
     return ScorerSums(
-        statuses=np.bincount(frame.model * many + frame.statuses[number], minlength=models * many).reshape(models, many),
+        statuses=np.bincount(frame.model * many + frame.statuses[number], minlength=models * many).reshape(
+            models, many
+        ),
         moments=Moments.of(rewards, model, models),
         histogram=np.bincount(
             model * (bins.count + 2) + bins.place(rewards), minlength=models * (bins.count + 2)
         ).reshape(models, -1),
         quantiles=tuple(
-            lower_counts(rewards, found.upper) if found else np.zeros(1, np.int64) for found in measuring.quantiles[number]
+            lower_counts(rewards, found.upper) if found else np.zeros(1, np.int64)
+            for found in measuring.quantiles[number]
         ),
         sizes=np.bincount(np.minimum(order.counts, 2), minlength=3),
         margins={name: (Moments.of(values), fine.counts(values)) for name, values in margins.items()},

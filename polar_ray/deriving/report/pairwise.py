@@ -116,7 +116,7 @@ def signs(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
     one, other = values[first], values[second]
     sign = (one > other).astype(np.int8) - (one < other).astype(np.int8)
     sign[np.isnan(one) | np.isnan(other)] = UNKNOWN
-    return sign
+    return np.asarray(sign)
 
 
 def _pair_sums(

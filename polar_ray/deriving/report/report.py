@@ -118,7 +118,7 @@ def report(
         "settings": {"sample": sample, "seed": seed, "text": text, "cut": cut, "categories": CATEGORIES},
         "made": {
             "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": round(time.monotonic() - started, 2),
         },
     }
     target = Storage.of(output, storage_options if "://" in output else None)

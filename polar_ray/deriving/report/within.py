@@ -107,7 +107,7 @@ def longest_sums(length: np.ndarray, reward: np.ndarray, group: np.ndarray, grou
 
 def group_sums(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """Returns float64 [groups]."""
-    return np.bincount(group, values, groups)
+    return np.asarray(np.bincount(group, values, groups))
 
 
 def group_best(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
