@@ -1,5 +1,6 @@
 """The prompts that a person is shown, with texts cut so that the page stays small."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -82,7 +83,7 @@ def fitted(examples: list[Example], most: int = BYTES) -> tuple[list[Example], i
 
 
 def _example(
-    row: dict[str, Any], ranks: dict[str, list[Any]], labels: list[dict[str, Any]], sources: Sources
+    row: dict[str, Any], ranks: dict[str, list[Any]], labels: list[list[dict[str, Any]]], sources: Sources
 ) -> Example:
     first = ranks[sources.scorers[0].wanted.reward]
     order = sorted(range(len(first)), key=lambda place: (first[place] is None, first[place] or 0, place))
@@ -101,7 +102,7 @@ def _example(
 
 
 def _candidate(
-    row: dict[str, Any], place: int, ranks: dict[str, list[Any]], labels: dict[str, Any], sources: Sources
+    row: dict[str, Any], place: int, ranks: dict[str, list[Any]], labels: list[dict[str, Any]], sources: Sources
 ) -> dict[str, Any]:
     candidate = row["candidates"][place]
     scores = []
@@ -126,18 +127,18 @@ def _candidate(
     }
 
 
-def _labels(rows: pa.Table, sources: Sources) -> list[list[dict[str, Any]]]:
-    """Returns for each row and candidate its labels: by kind and field."""
+def _labels(rows: pa.Table, sources: Sources) -> list[list[list[dict[str, Any]]]]:
+    """Returns the labels of each row's candidates."""
     candidates = flat(rows.column("candidates"))
     lengths = candidates.value_lengths().to_pylist()
-    every: list[dict[str, Any]] = [{} for _ in range(sum(lengths))]
+    every: list[list[dict[str, Any]]] = [[] for _ in range(sum(lengths))]
     starts = [sum(lengths[:number]) for number in range(len(lengths) + 1)]
     if sources.labels:
         found = read_labels(flat(rows.column("extra")), candidates, np.array(starts), sources.labels)
         for kind, values in found.items():
             for labels, value in zip(every, values.tolist(), strict=True):
-                if value == value:  # NaN is no label
-                    labels[f"{kind.kind} ({kind.field})"] = value
+                if not math.isnan(value):
+                    labels.append({"kind": kind.kind, "field": kind.field, "value": value})
     return [every[start:end] for start, end in pairwise(starts)]
 
 

@@ -79,7 +79,8 @@ def report(
     parts = [info for info in source.list(source.join("scores")) if info.path.endswith(".parquet")]
     # A table without rewards has nothing to read.
     units = plan_units(parts) if sources.scorers else []
-    workers = min(processes or os.cpu_count() or 1, max(1, len(units)))
+    # Starting a process takes as long as measuring a few units.
+    workers = min(processes or min(os.cpu_count() or 1, len(units) // 8), len(units)) or 1
 
     def told(step: str, results: Any, many: int) -> Any:
         for done, result in enumerate(results, 1):

@@ -107,7 +107,8 @@ def longest_sums(length: np.ndarray, reward: np.ndarray, group: np.ndarray, grou
 
 def group_sums(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """Returns float64 [groups]."""
-    return np.asarray(np.bincount(group, values, groups))
+    # Of no values at all it counts in whole numbers.
+    return np.asarray(np.bincount(group, values, groups), np.float64)
 
 
 def group_best(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
@@ -124,4 +125,4 @@ def _deviations(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarra
     first[group[opens]] = values[opens]
     moved = values - first[group]
     mean = group_sums(moved, group, groups) / np.maximum(np.bincount(group, minlength=groups), 1)
-    return moved - mean[group]
+    return np.asarray(moved - mean[group])

@@ -118,9 +118,9 @@ if (report.examples.length) {
     });
     if (score.tokens) about.append(make("li", {}, `${whole(score.tokens)} tokens`));
     if (score.uncertainty !== undefined) about.append(make("li", {}, `± ${compact(score.uncertainty, 3)}`));
-    for (const [name, value] of Object.entries(candidate.labels)) {
-      const boolean = name.endsWith("(correct)") && (value === 0 || value === 1);
-      about.append(make("li", {}, make("b", {}, `${name.trim().replace(/^\(|\)$/g, "")}: ${boolean ? (value ? "yes" : "no") : compact(value)}`)));
+    for (const { kind, field, value } of candidate.labels) {
+      const said = field === "correct" && (value === 0 || value === 1) ? (value ? "correct" : "not correct") : compact(value);
+      about.append(make("li", {}, make("b", { dir: "auto" }, kind ? `${kind}: ${said}` : said)));
     }
     if (score.error) about.append(make("li", { class: "status bad", dir: "auto" }, score.error));
     item.append(about, conversation(candidate.messages, words, "assistant"));
