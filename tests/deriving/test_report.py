@@ -524,6 +524,28 @@ def test_a_page_stays_small_whatever_the_candidates_are(tmp_path: Path) -> None:
     assert message["characters"] == len("39 ") * 8000
 
 
+def test_what_the_manifest_says_of_waiting_and_verifying_is_shown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", score_table([group("p", [1.0, 2.0])]))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    figures = {
+        "share": 0.1,
+        "candidates": 1200,
+        "groups": 300,
+        "max_delta": 0.02,
+        "mean_delta": 1e-6,
+        "tolerance": 1e-4,
+    }
+    manifest["stages"] = {"read": {"busy_s": 2.0}, "score": {"busy_s": 8.0, "waited": 0.125}}
+    manifest["verification"] = {"": figures | {"beyond_tolerance": 7}, "rule": {"nothing_to_verify": "it has no model"}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    report(str(folder), str(tmp_path / "page.html"))
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "8.0 s, waited 12.5%" in html
+    assert "1,200 candidates of 300 prompts differ by 0.02 at most" in html
+    assert "7 are beyond it" in html
+    assert "rule: nothing to verify, it has no model" in html
+
+
 def test_markup_in_a_text_is_escaped_everywhere(tmp_path: Path) -> None:
     attack = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;\u2028"
     rows = [group(attack, [1.0, None], [attack, "<!--"], prompt=[assistant(attack)], error=[attack, None])]

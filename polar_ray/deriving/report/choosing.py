@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polar_ray.deriving.order import Order, best_first
+from polar_ray.deriving.order import Order
 from polar_ray.deriving.report.frame import Frame
 from polar_ray.deriving.report.within import group_best, group_sums
 
@@ -56,11 +56,10 @@ class Chosen:
 
 
 def choose(
-    frame: Frame, parts: tuple[str, ...], part_rows: list[int], most: int, chance: np.random.Generator
+    frame: Frame, order: Order, parts: tuple[str, ...], part_rows: list[int], most: int, chance: np.random.Generator
 ) -> Chosen:
-    """Chooses among the prompts of a unit, by the first scorer's rewards."""
+    """Chooses among the prompts of a unit, by the first scorer's rewards, whose order is given."""
     block, groups = frame.blocks[0], len(frame.sizes)
-    order = best_first(block, ~np.isnan(block.reward))
     keys = {"random": chance.random(groups), **_by_reward(order, groups)}
     keys["failed"] = -group_sums(np.isnan(block.reward), frame.group, groups)
     keys["failed"][keys["failed"] == 0] = np.nan

@@ -23,6 +23,24 @@ def findings(scorer: dict[str, Any], data: dict[str, Any]) -> list[dict[str, str
     return [{"kind": kind, "text": text} for kind, text in found]
 
 
+def verification(entries: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Returns a sentence for each scorer of whose rewards the run scored a sample again."""
+    found = []
+    for name, entry in entries.items():
+        who, beyond = f"{name}: " if name else "", entry.get("beyond_tolerance", 0)
+        if "nothing_to_verify" in entry:
+            found.append({"kind": NOTE, "text": f"{who}nothing to verify, {entry['nothing_to_verify']}."})
+            continue
+        text = (
+            f"{who}{count(entry['candidates'])} candidates of {count(entry['groups'])} prompts differ by "
+            f"{compact(entry['max_delta'], 2)} at most; the tolerance is {compact(entry['tolerance'], 2)}."
+        )
+        if beyond:
+            text += f" {count(beyond)} are beyond it: do not use these rewards before it is known why."
+        found.append({"kind": WARNING if beyond else NOTE, "text": text})
+    return found
+
+
 def _failures(scorer: dict[str, Any]) -> list[tuple[str, str]]:
     statuses = scorer["statuses"]
     total = sum(statuses.values())

@@ -9,7 +9,7 @@ import pyarrow as pa
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.block import Block
 from polar_ray.deriving.curve import CurveSums, curve_sums
-from polar_ray.deriving.order import best_first
+from polar_ray.deriving.order import Order, best_first
 from polar_ray.deriving.quantile import Bin, lower_counts
 from polar_ray.deriving.report.choosing import Chosen, choose
 from polar_ray.deriving.report.frame import STATUSES, Frame, frame_of
@@ -189,6 +189,7 @@ def measure_unit(measuring: Measuring, unit: Unit) -> Measured:
         part_rows = reader.part_rows
     chance = np.random.default_rng([measuring.seed, unit.number])
     frame = frame_of(table, measuring.sources, measuring.models)
+    orders = [best_first(block, ~np.isnan(block.reward)) for block in frame.blocks]
     compared = compare(frame, len(measuring.models) + 1)
     picked = chance.random(len(frame.group)) < measuring.share
     labels = {}
@@ -198,7 +199,9 @@ def measure_unit(measuring: Measuring, unit: Unit) -> Measured:
         sums = label_sums(frame.labels[kind], reward, length, frame.group, len(frame.sizes))
         labels[scorer, kind] = sums + pairs
     return Measured(
-        tuple(_scorer(frame, number, pairs, measuring) for number, pairs in enumerate(compared.scorers)),
+        tuple(
+            _scorer(frame, number, orders[number], pairs, measuring) for number, pairs in enumerate(compared.scorers)
+        ),
         {
             (a, b): (
                 sums,
@@ -211,16 +214,15 @@ def measure_unit(measuring: Measuring, unit: Unit) -> Measured:
             [block.reward[picked] for block in frame.blocks],
             [{unit: values[picked] for unit, values in units.items()} for units in frame.lengths],
         ),
-        choose(frame, unit.parts, part_rows, measuring.examples, chance),
+        choose(frame, orders[0], unit.parts, part_rows, measuring.examples, chance),
     )
 
 
-def _scorer(frame: Frame, number: int, pairs: PairSums, measuring: Measuring) -> ScorerSums:
+def _scorer(frame: Frame, number: int, order: Order, pairs: PairSums, measuring: Measuring) -> ScorerSums:
     block, bins, models = frame.blocks[number], measuring.bins[number], len(measuring.models) + 1
     known = ~np.isnan(block.reward)
     rewards, model = block.reward[known], frame.model[known]
     many = len(STATUSES) + 1
-    order = best_first(block, known)
     several = order.counts > 1
     best = order.reward[order.starts[:-1][several]]
     others = {

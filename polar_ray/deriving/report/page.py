@@ -10,7 +10,7 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from polar_ray.deriving.report.findings import findings
+from polar_ray.deriving.report.findings import findings, verification
 from polar_ray.deriving.report.numbers import compact, count, duration, percent, size
 
 FILES = Path(__file__).parent / "page_files"
@@ -39,6 +39,7 @@ def page(data: dict[str, Any]) -> str:
     return environment.get_template("report.html.j2").render(
         **data,
         findings=[findings(scorer, data) for scorer in data["scorers"]],
+        verified=verification(data["run"]["verification"]),
         style=Markup((FILES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -27,9 +27,8 @@ def run_record(manifest: dict[str, Any]) -> dict[str, Any]:
         "scoring_s": manifest.get("scoring_s"),
         "throughput": manifest.get("throughput", {}),
         "resumed_splits": manifest.get("resumed_splits", 0),
-        "stage_seconds": manifest.get("stage_seconds", {}),
-        "waits": manifest.get("waits", {}),
-        "verified": manifest.get("verified", {}),
+        "stages": _stages(manifest),
+        "verification": manifest.get("verification", {}),
         "inputs": manifest.get("inputs", []),
         "conservation": manifest.get("conservation"),
         "dead_letters": _largest_first(counts.get("dead_letters", {})),
@@ -63,6 +62,13 @@ def dead_letters(storage: Storage, *, text: bool) -> list[dict[str, Any]]:
                         shown = raw[:RAW].decode("utf-8", "replace") + (" …" if len(raw) > RAW else "")
                         same.append(letter | ({"raw": shown} if text else {"message": None}))
     return [letter for reason in sorted(found) for letter in found[reason]]
+
+
+def _stages(manifest: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns ``busy_s`` of each stage, and ``waited``, a share, where the manifest tells it."""
+    if manifest.get("stages"):
+        return dict(manifest["stages"])
+    return {stage.rstrip(":"): {"busy_s": spent} for stage, spent in manifest.get("stage_seconds", {}).items()}
 
 
 def _largest_first(counts: dict[str, int]) -> dict[str, int]:

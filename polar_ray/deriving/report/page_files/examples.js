@@ -120,7 +120,7 @@ if (report.examples.length) {
     if (score.uncertainty !== undefined) about.append(make("li", {}, `± ${compact(score.uncertainty, 3)}`));
     for (const { kind, field, value } of candidate.labels) {
       const said = field === "correct" && (value === 0 || value === 1) ? (value ? "correct" : "not correct") : compact(value);
-      about.append(make("li", {}, make("b", { dir: "auto" }, kind ? `${kind}: ${said}` : said)));
+      about.append(make("li", {}, make("b", { dir: "auto" }, `${kind || field}: ${said}`)));
     }
     if (score.error) about.append(make("li", { class: "status bad", dir: "auto" }, score.error));
     item.append(about, conversation(candidate.messages, words, "assistant"));
