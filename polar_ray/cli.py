@@ -32,6 +32,10 @@ def run(
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run in the output folder first.")] = False,
     show: Annotated[int, typer.Option("--show", help="Show this many ranked groups at the end.")] = 0,
+    verify: Annotated[
+        float | None,
+        typer.Option("--verify", metavar="SHARE", help="Score this share of the groups again, plainly, and compare."),
+    ] = None,
 ) -> None:
     """Score a dataset of generations. The same command again resumes an interrupted run."""
     from polar_ray.data.scores import sample
@@ -40,7 +44,8 @@ def run(
     from polar_ray.running.run import run as run_recipe
     from polar_ray.showing import print_groups, print_manifest
 
-    resolved = Recipe.load(recipe, overrides)
+    wanted = [] if verify is None else [f"verify={verify}"]
+    resolved = Recipe.load(recipe, [*(overrides or []), *wanted])
     manifest = run_recipe(resolved, fresh=fresh, reporter=reporter())
     if show:
         print_groups(sample(resolved.output.path, show, storage_options=resolved.output.storage_options))

@@ -20,6 +20,9 @@ class Recipe(Document):
     Exactly one of ``scorer`` and ``scorers`` is given. A single scorer writes the columns ``reward``, ``rank``,
     ``status``, ...; several, each under its name, write ``reward_NAME``, ``rank_NAME``, ``status_NAME``, ....
 
+    ``verify`` is a share of the groups: those are scored again by one plain forward for each sequence, and the manifest
+    says how far the rewards are apart. It changes no score; a run may be resumed with another share or none.
+
     Example:
         >>> recipe = Recipe.load("pipelines/demo.yaml", ["output.path=/tmp/scored"])
         >>> recipe.scorer.kind
@@ -35,6 +38,7 @@ class Recipe(Document):
     output: Output
     compute: Compute = Compute()
     limits: Limits = Limits()
+    verify: float = Field(default=0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _one_way_to_name_scorers(self) -> "Recipe":

@@ -23,6 +23,10 @@ class Manifest(msgspec.Struct, frozen=True):
         throughput: Candidates and tokens per second of this attempt, over ``scoring_s``.
         resumed_splits: Splits that an earlier attempt had committed.
         stage_seconds: Seconds of work in each stage, summed over processes.
+        stages: For each stage, its seconds of work in this attempt and the share of the time that it waited; see
+            ``stage_times``.
+        startup_s: Seconds of ``scoring_s`` until the first scorer was ready: workers started, model loaded and checked.
+        verification: By scorer, what came of scoring a sample again; see ``verification_of``.
     """
 
     recipe: dict[str, Any]
@@ -38,6 +42,9 @@ class Manifest(msgspec.Struct, frozen=True):
     resumed_splits: int
     stage_seconds: dict[str, float]
     versions: dict[str, str]
+    stages: dict[str, dict[str, float]] = {}
+    startup_s: float = 0.0
+    verification: dict[str, dict[str, Any]] = {}
 
 
 def read_manifest(folder: RunFolder) -> Manifest:

@@ -4,6 +4,7 @@ import time
 from datetime import datetime, timezone
 
 import msgspec
+import ray
 
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import RunStalled
@@ -25,6 +26,7 @@ from polar_ray.running.pipeline import dataset
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.tally import Tally
 from polar_ray.running.todo import Todo, todo_of
+from polar_ray.running.verified import failed, verification_line, verification_of
 
 MAX_LOST_PASSES = 3
 """Passes in a row that may be lost without one commit between them."""
@@ -91,7 +93,13 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         resumed_splits=resumed,
         stage_seconds={stage: round(seconds, 3) for stage, seconds in tally.seconds.items()},
         versions=versions(),
+        stages=clock.stages(tally),
+        startup_s=round(clock.startup, 3),
+        verification=verification_of(recipe, tally.verified),
     )
+    for name, entry in manifest.verification.items():
+        if failed(entry):
+            reporter.say(verification_line(name, entry))
     folder.storage.write_atomic(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     return manifest
 
@@ -102,7 +110,7 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
     lost = 0
     while sources := todo.sources():
         before = tally.splits
-        attempts = start_attempt_log()
+        attempts = start_attempt_log(_unverified(job.recipe, todo, tally))
         clock.start()
         try:
             pipeline = dataset(job, sources, todo.committed, sized, attempts)
@@ -114,6 +122,7 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
                 reporter.update(tally, todo.done_share)
             for new in todo.end_pass():
                 tally.add(new)
+            clock.ready(ray.get(attempts.ready_at.remote()))
         except PassLost as reason:
             lost = lost + 1 if tally.splits == before else 1
             if lost >= MAX_LOST_PASSES:
@@ -128,6 +137,13 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
         else:
             # A pass that comes to its end has done all there was to do; another would find the same.
             break
+
+
+def _unverified(recipe: Recipe, todo: Todo, tally: Tally) -> list[str]:
+    """Returns the scorers of which nothing is verified, where the first split, whose turn it would be, is done."""
+    done = any(commit.statuses and (commit.file_index, commit.split_index) == (0, 0) for commit in todo.commits)
+    missing = [name for name in recipe.named_scorers if name not in tally.verified or not tally.verified[name].groups]
+    return missing if recipe.verify and done else []
 
 
 def _now() -> str:
