@@ -10,33 +10,21 @@ ratios to the smallest size, and the size of the page.
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
-from derive import Measured, watch, write_run
+from derive import Measured, write_run
+from derive import sizes as unique_sizes
+from watched import run_watched
 
 
 def measure(run: Path, page: Path, candidates: int, processes: int, *, text: bool) -> Measured:
-    """Runs the command and watches the memory of it and its children; ``rows`` is the page's size in bytes."""
+    """Runs the command in a process of its own; ``rows`` is the page's size in bytes."""
     command = [sys.executable, "-m", "polar_ray", "report", str(run), "--output", str(page)]
     command += ["--processes", str(processes), "--text" if text else "--no-text"]
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak = [0]
-    done = threading.Event()
-    watcher = threading.Thread(target=watch, args=(process.pid, peak, done))
-    watcher.start()
-    code = process.wait()
-    seconds = time.monotonic() - started
-    done.set()
-    watcher.join()
-    if code != 0:
-        raise SystemExit(f"the report failed with exit code {code}")
-    return Measured(candidates, seconds, peak[0] / 2**20, page.stat().st_size)
+    watched = run_watched(command, unique_sizes, every_s=0.2)
+    return Measured(candidates, watched.seconds, watched.peaks["all"], page.stat().st_size)
 
 
 def table(title: str, root: Path, sizes: list[int], processes: int, *, text: bool) -> None:
