@@ -149,8 +149,8 @@ def export(model: LoadedModel, layout: str, folder: Path) -> None:
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.backbone.state_dict().items()}
     config = model.backbone.config
-    (head,) = model.head.parameters()
-    head = head.detach().float()
+    (weight,) = model.head.parameters()
+    head = weight.detach().float()
     if layout == "InternLM2ForRewardModel":
         tensors = _as_internlm2(tensors, config) | {"v_head.weight": head}
     else:

@@ -1,8 +1,9 @@
 """vLLM in its own environment: scores the sequences that it is told on its standard input.
 
-``vllm_way.py`` starts it and explains the settings. Each line of input is a JSON object: ``{"sequences": FILE}`` names an
-``.npz`` file of int32 ``ids`` (all sequences, one behind the other) and int64 ``lengths``. It answers with one line,
-``{"seconds": …, "scores": […], "cached": […]}``; the first line that it writes is ``{"ready": …}``, with what vLLM made of its settings.
+``vllm_way.py`` starts it and explains the settings. Each line of input is a JSON object: ``{"sequences": FILE}`` names
+an ``.npz`` file of int32 ``ids`` (all sequences, one behind the other) and int64 ``lengths``. It answers with one line,
+``{"seconds": …, "scores": […], "cached": […]}``; ``cached`` counts the tokens of each sequence that its prefix
+cache had. The first line that it writes is ``{"ready": …}``, with what vLLM made of its settings.
 """
 
 import argparse
