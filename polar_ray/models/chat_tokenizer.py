@@ -63,8 +63,6 @@ _SPECIAL_NAMES = (
     "cls_token",
     "mask_token",
 )
-_LOOKS_LIKE_TURN = re.compile(r"<｜.*｜>|<(start|end)_of_\w+>|\[/[A-Z_]+\]")
-"""Control tokens of chat formats that are not always declared as special: DeepSeek's, Gemma's, ``[/INST]``."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,6 @@ class ChatTokenizer:
             for token in content["added_tokens"]
             if is_control(token["content"], special=token["special"])
             or token["content"] in named.values()
-            or _LOOKS_LIKE_TURN.fullmatch(token["content"])
         }
         self._cut_before = [text for text in _clear_cuts(content["added_tokens"]) if text in self._control]
         longest_first = sorted(self._control, key=len, reverse=True)
