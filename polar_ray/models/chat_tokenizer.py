@@ -102,8 +102,7 @@ class ChatTokenizer:
         self._control: dict[str, int] = {
             token["content"]: token["id"]
             for token in content["added_tokens"]
-            if is_control(token["content"], special=token["special"])
-            or token["content"] in named.values()
+            if is_control(token["content"], special=token["special"]) or token["content"] in named.values()
         }
         self._cut_before = [text for text in _clear_cuts(content["added_tokens"]) if text in self._control]
         longest_first = sorted(self._control, key=len, reverse=True)
