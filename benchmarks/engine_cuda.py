@@ -21,15 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from shapes import random_model
+from workload import Group, work
 
 from polar_ray.engine.batches import plan_batches
 from polar_ray.engine.device import Device, pick_device
 from polar_ray.engine.engine import Engine
 from polar_ray.models.dtype import TORCH_DTYPES, DType
-
-Work = Callable[[Any, int, int, int | None], float]
-"""Operations for a config, tokens, pairs of attention, and read-outs where the last layer is pruned."""
-Groups = Sequence[Sequence[np.ndarray]]
 
 
 class Bench:
@@ -122,7 +119,7 @@ class Way:
     scores: np.ndarray | None = None
 
 
-def print_table(bench: Bench, part: str, groups: Groups, rounds: int, which: str, work: Work) -> None:
+def print_table(bench: Bench, part: str, groups: list[Group], rounds: int, which: str) -> None:
     """Measures the ways on one set and prints the table."""
     sequences = [ids for group in groups for ids in group]
     flat, shared = bench.flat.plan(sequences), bench.shared.plan(sequences)

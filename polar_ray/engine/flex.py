@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._dynamo
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from polar_ray.engine.layout import Pieces, Spans
@@ -143,6 +142,8 @@ def _flex(on_cuda: bool) -> Callable[..., Any]:
     attention: Callable[..., Any] = flex_attention
     if not on_cuda:
         return attention
+    import torch._dynamo  # Takes a second to load.
+
     # A program for each kind of layer, tokens or read-outs, one block or many. Beyond the limit it would run
     # uncompiled, without a word and with all scores in memory.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)

@@ -10,11 +10,9 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     A copy from ordinary memory would make the host wait until the device has done all that it was given before.
     """
     tensor = torch.from_numpy(array)
-    return (
-        tensor.pin_memory().to(device, non_blocking=True)
-        if tensor.numel() and device.type == "cuda"
-        else tensor.to(device)
-    )
+    if device.type != "cuda" or len(array) == 0:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Fetched:

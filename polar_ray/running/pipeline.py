@@ -95,6 +95,7 @@ def _score_and_write(splits: Dataset, job: Job, pools: list[Pool], attempts: Any
                 "max_attempts": recipe.limits.max_attempts,
                 "threads": pool.threads,
                 "ranks": pool.ranks,
+                "verify": recipe.verify,
             },
             compute=ActorPoolStrategy(
                 min_size=pool.min,
