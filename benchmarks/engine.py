@@ -21,6 +21,7 @@ each, and one of their ratios at the end. Loading is not timed.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -40,7 +41,7 @@ from polar_ray.engine.prefix_tree import pairs
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.loaded import LoadedModel
 
-WARM_UP = 32
+WARM_UP = 8
 """Sequences of the first round, which is not counted."""
 
 
@@ -199,7 +200,10 @@ def run(name: DType, arguments: argparse.Namespace, sets: list[Work]) -> dict[st
     ratios: dict[str, list[float]] = {}
 
     def note(part: Work, ways: list[Way], table: list[str]) -> None:
-        table += rows(part, ways, sum(len(ids) for ids in part.sequences))
+        added = rows(part, ways, sum(len(ids) for ids in part.sequences))
+        # The tables come at the end, which can take a while.
+        print("\n".join(f"{part.name}: {row}" for row in added), file=sys.stderr, flush=True)
+        table += added
         for way in ways[:-1]:
             ratio = float(np.median(way.seconds) / np.median(ways[-1].seconds))
             ratios.setdefault(way.name, []).append(ratio)
