@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from polar_ray.data.scores import open_scores, read_scores
     from polar_ray.data.status import Status
     from polar_ray.deriving.derive import derive
+    from polar_ray.deriving.report.report import report
     from polar_ray.recipe.derive import DeriveRecipe
     from polar_ray.recipe.recipe import Recipe
+    from polar_ray.running.deriving import derive_on_ray
     from polar_ray.running.manifest import Manifest
     from polar_ray.running.plan import plan
     from polar_ray.running.run import run
@@ -56,10 +58,12 @@ __all__ = [
     "TextClosenessScorer",
     "TextScorer",
     "derive",
+    "derive_on_ray",
     "explode",
     "open_scores",
     "plan",
     "read_scores",
+    "report",
     "run",
 ]
 
@@ -80,10 +84,12 @@ _MODULES = {
     "TextClosenessScorer": "scorers.text_closeness",
     "TextScorer": "scorers.text_scorer",
     "derive": "deriving.derive",
+    "derive_on_ray": "running.deriving",
     "explode": "data.explode",
     "open_scores": "data.scores",
     "plan": "running.plan",
     "read_scores": "data.scores",
+    "report": "deriving.report.report",
     "run": "running.run",
 }
 

@@ -8,12 +8,16 @@ from rich.text import Text
 
 from polar_ray.data.scores import scorer_names
 from polar_ray.data.status import Status
+from polar_ray.data.storage import Storage
 from polar_ray.deriving.columns import ScoreColumns
+from polar_ray.deriving.derived_folder import DerivedFolder
+from polar_ray.deriving.summary import summary
 from polar_ray.running.verified import failed, verification_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.manifest import Manifest
     from polar_ray.running.plan import Plan
 
@@ -36,6 +40,11 @@ def print_manifest(manifest: "Manifest", path: str) -> None:
         if counts[what]:
             shown = ", ".join(f"{reason} {count:,}" for reason, count in counts[what].items())
             console.print(f"{what.replace('_', ' ')}: {shown}")
+    if manifest.parent is not None:
+        console.print(
+            f"scores of {', '.join(manifest.parent.scorers)} were taken over from {manifest.parent.path}",
+            soft_wrap=True,
+        )
     kept = manifest.conservation
     console.print(
         f"conservation: {kept['rows_read']:,} rows read = {kept['rows_in_groups']:,} in groups + "
@@ -45,6 +54,13 @@ def print_manifest(manifest: "Manifest", path: str) -> None:
     for name, entry in manifest.verification.items():
         console.print(verification_line(name, entry), style="bold red" if failed(entry) else None)
     console.print(f"score table: {path.rstrip('/')}/scores/part-*.parquet", soft_wrap=True)
+
+
+def print_derived(recipe: "Recipe") -> None:
+    """Prints what a run derived from its score table."""
+    for name, derivation in recipe.derivations.items():
+        folder = DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options)
+        print(f"\n{name}: {summary(folder.read_manifest(), derivation.output.path)}")
 
 
 def print_groups(table: "pa.Table") -> None:

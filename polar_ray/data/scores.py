@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from polar_ray.data.storage import Storage
+from polar_ray.data.storage import Files, Storage
 from polar_ray.errors import NotARun, NotFinished
 
 
@@ -24,7 +24,7 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
         NotFinished: The run has not finished, and ``partial`` is not set.
     """
     storage = Storage.of(run, storage_options or {})
-    root = run.rstrip("/")
+    root = table_folder(run, storage_options)
     finished = storage.exists(f"{root}/manifest.json")
     if not finished and not storage.exists(f"{root}/_run/run.json"):
         raise NotARun(f"{run} is not the output folder of a run: it has no manifest.json")
@@ -35,6 +35,18 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
         )
     parts = [info.path for info in storage.list(f"{root}/scores") if info.path.endswith(".parquet")]
     return ds.dataset([storage.relative(path) for path in sorted(parts)], filesystem=storage.filesystem)
+
+
+def table_folder(run: str, storage_options: dict[str, Any] | None = None) -> str:
+    """Returns the folder that holds the score table and the manifest of a run, by the run's output folder."""
+    return run.rstrip("/")
+
+
+def score_parts(run: str, storage_options: dict[str, Any] | None = None) -> Files:
+    """Returns the parts of the score table of a finished run, in the order of its groups; errors as ``open_scores``."""
+    open_scores(run, storage_options=storage_options)
+    storage = Storage.of(table_folder(run, storage_options), storage_options)
+    return [info for info in storage.list(storage.join("scores")) if info.path.endswith(".parquet")]
 
 
 def read_scores(
@@ -73,3 +85,22 @@ def scorer_names(schema: pa.Schema) -> list[str]:
     # A scorer has a status; a further column that happens to be called reward_something has none.
     scorers = [suffix for suffix in suffixes if f"status{suffix}" in schema.names]
     return [suffix.removeprefix("_") for suffix in scorers]
+
+
+def scorer_columns(schema: pa.Schema) -> dict[str, list[str]]:
+    """Returns the columns of each scorer, extras included: a scorer's stand together and begin with its rewards."""
+    names = scorer_names(schema)
+    begins = {f"reward_{name}" if name else "reward": name for name in names}
+    columns: dict[str, list[str]] = {name: [] for name in names}
+    owner: str | None = None
+    for column in schema.names:
+        owner = begins.get(column, owner)
+        if owner is not None:
+            columns[owner].append(column)
+    return columns
+
+
+def renamed(column: str, scorer: str, name: str) -> str:
+    """Returns a scorer's column under another name of the scorer."""
+    field = column.removesuffix(f"_{scorer}") if scorer else column
+    return f"{field}_{name}" if name else field

@@ -13,6 +13,8 @@ from polar_ray.recipe.run import Actors
 from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.clock import ScoringClock
 from polar_ray.running.cluster import Pool, connected, pools
+from polar_ray.running.derivations import check_derivations, clear_derivations
+from polar_ray.running.deriving import derive_all
 from polar_ray.running.duplicates import remove_duplicates
 from polar_ray.running.failures import PassLost
 from polar_ray.running.fingerprints import fingerprints_of
@@ -21,6 +23,7 @@ from polar_ray.running.identity import Identity, describe, establish, versions
 from polar_ray.running.inputs import input_files
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
+from polar_ray.running.parent import Parent, parent_of
 from polar_ray.running.passes import NodeLossWatch, run_pass
 from polar_ray.running.pipeline import dataset
 from polar_ray.running.progress import Reporter, Silent
@@ -36,7 +39,8 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     """Scores the recipe's input into its output folder and returns the manifest.
 
     Splits that an earlier attempt committed are kept, so running an interrupted recipe again finishes it, and
-    running a finished one again does nothing.
+    running a finished one again does nothing. What the recipe derives from the score table is made when that is
+    finished, unless it is there already.
 
     Args:
         recipe: What to read, how to score it, where to write.
@@ -52,13 +56,27 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         40
     """
     reporter = reporter or Silent()
+    parent = parent_of(recipe)
+    check_derivations(recipe, parent)
+    if not recipe.derive:
+        return _run(recipe, parent, fresh=fresh, reporter=reporter)
+    with connected(recipe.compute):
+        if fresh:
+            clear_derivations(recipe)
+        manifest = _run(recipe, parent, fresh=fresh, reporter=reporter)
+        derive_all(recipe, reporter.say)
+    return manifest
+
+
+def _run(recipe: Recipe, parent: Parent | None, *, fresh: bool, reporter: Reporter) -> Manifest:
     started, started_at = time.monotonic(), _now()
     folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
     files = input_files(recipe, folder)
     with connected(recipe.compute):
         sized = pools(recipe.compute, list(recipe.named_scorers.values()))
         job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized))
-        establish(folder, Identity.of(recipe, files, job.fingerprints), fresh=fresh)
+        fingerprints = {**(parent.fingerprints if parent is not None else {}), **job.fingerprints}
+        establish(folder, Identity.of(recipe, files, fingerprints), fresh=fresh)
         if folder.is_finished():
             reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")
             return read_manifest(folder)
@@ -82,8 +100,8 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     manifest = Manifest(
         recipe=recipe.without_credentials().model_dump(mode="json"),
         inputs=[{"path": file.path, **describe(file)} for file in files],
-        fingerprints=job.fingerprints,
-        counts=counts_of(tally),
+        fingerprints=fingerprints,
+        counts=counts_of(tally) if parent is None else parent.with_counts(counts_of(tally)),
         conservation=conservation_of(tally),
         started=started_at,
         finished=_now(),
@@ -93,6 +111,7 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         resumed_splits=resumed,
         stage_seconds={stage: round(seconds, 3) for stage, seconds in tally.seconds.items()},
         versions=versions(),
+        parent=parent.origin if parent is not None else None,
         stages=clock.stages(tally),
         startup_s=round(clock.startup, 3),
         verification=verification_of(recipe, tally.verified),
