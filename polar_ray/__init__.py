@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from polar_ray.data.scores import open_scores, read_scores
     from polar_ray.data.status import Status
     from polar_ray.deriving.derive import derive
+    from polar_ray.deriving.report.report import report
     from polar_ray.recipe.derive import DeriveRecipe
     from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.deriving import derive_on_ray
@@ -62,6 +63,7 @@ __all__ = [
     "open_scores",
     "plan",
     "read_scores",
+    "report",
     "run",
 ]
 
@@ -87,6 +89,7 @@ _MODULES = {
     "open_scores": "data.scores",
     "plan": "running.plan",
     "read_scores": "data.scores",
+    "report": "deriving.report.report",
     "run": "running.run",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: ``polar-ray run | plan | show | derive | env``."""
+"""The command line: ``polar-ray run | plan | show | derive | report | env``."""
 
 import os
 import signal
@@ -103,6 +103,31 @@ def derive(
         from polar_ray.deriving.derive import derive as derive_recipe
     manifest = derive_recipe(resolved, fresh=fresh, progress=progress_line if sys.stderr.isatty() else None)
     print(summary(manifest, resolved.output.path))
+
+
+@app.command()
+def report(
+    run: RunPath,
+    output: Annotated[str, typer.Option("--output", "-o", help="The page that is written.")] = "report.html",
+    sample: Annotated[int, typer.Option("--sample", min=0, help="Prompts to show of each kind.")] = 12,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is picked at random.")] = 0,
+    scorer: Annotated[
+        str | None, typer.Option("--scorer", help="By whose rewards prompts are picked, in a table with several.")
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text/--no-text", help="Read texts: examples, lengths in characters. Without: faster.")
+    ] = True,
+    processes: Annotated[int | None, typer.Option("--processes", min=1, help="As many as CPUs by default.")] = None,
+) -> None:
+    """Write one HTML page about a finished run: distributions, margins, models, length, labels, examples."""
+    from polar_ray.deriving.report.report import report as write_report
+    from polar_ray.deriving.report.summary import progress_line, summary
+
+    told = progress_line if sys.stderr.isatty() else None
+    data = write_report(
+        run, output, sample=sample, seed=seed, scorer=scorer, text=text, processes=processes, progress=told
+    )
+    print(summary(data, output))
 
 
 @app.command()

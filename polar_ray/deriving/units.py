@@ -68,6 +68,11 @@ class UnitReader:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    @property
+    def part_rows(self) -> list[int]:
+        """Rows of each part."""
+        return [file.metadata.num_rows for file in self._files]
+
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Returns columns (Parquet paths, in which ``a.list.element.b`` is a field of list elements) of all rows."""
         # One thread: the other CPUs work on other units.

@@ -47,12 +47,12 @@ class Score:
     ) -> None:
         if isinstance(config, RewardModel):
             import torch
-            from transformers.utils import logging
+
+            from polar_ray.models.quiet import without_progress_bars
 
             # Before anything runs in parallel; Ray makes and calls an actor in the same thread, to which this applies.
             torch.set_num_threads(threads)
-            # A bar in a log is a line for every step of it.
-            logging.disable_progress_bar()
+            without_progress_bars()
         self._name = name
         self._attempts = attempts
         self._max_attempts = max_attempts
