@@ -17,7 +17,7 @@ from polar_ray.deriving.report.content import content
 from polar_ray.deriving.report.examples import arranged, fitted, read_examples, wishes_of
 from polar_ray.deriving.report.measure import Measured, Measuring, Sample, measure_unit
 from polar_ray.deriving.report.page import page
-from polar_ray.deriving.report.run_record import dead_letters, run_record
+from polar_ray.deriving.report.run_record import dead_letters, kinds_of, run_record
 from polar_ray.deriving.report.sources import sources_of
 from polar_ray.deriving.report.survey import Survey, empty_survey, survey_unit
 from polar_ray.deriving.units import plan_units
@@ -113,7 +113,7 @@ def report(
         examples, cut = fitted(arranged(found, measured.chosen))
     data = {
         "run": run_record(manifest) | {"path": source.url},
-        **content(survey, measuring, measured, manifest["fingerprints"]),
+        **content(survey, measuring, measured, kinds_of(manifest)),
         "dead_letters": dead_letters(source, text=text),
         "examples": examples,
         "settings": {"sample": sample, "seed": seed, "text": text, "cut": cut, "categories": CATEGORIES},
