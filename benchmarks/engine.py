@@ -32,7 +32,9 @@ from typing import Any
 import numpy as np
 import torch
 from clock import clock, matrix_peak
+from engine_cuda import Bench, print_table
 from engine_profile import print_profile, profile
+from shapes import SHAPES
 from vllm_way import SETTINGS, Vllm
 from workload import Group, generated_groups, polar_like, real_groups, work
 
@@ -152,15 +154,28 @@ def works(arguments: argparse.Namespace) -> list[Work]:
     found = []
     for part in arguments.sets if arguments.data else ["generated"]:
         for candidates in arguments.candidates:
-            if arguments.data:
-                tokenizer = arguments.tokenizer or arguments.data.parent / "tokenizer" / "internlm2.model"
-                groups = real_groups(arguments.data / f"{part}.parquet", tokenizer, arguments.groups, candidates)
-            else:
-                groups = generated_groups(arguments.groups, candidates)
+            groups = groups_of(arguments, part, candidates)
             sequences = [ids for group in groups for ids in group]
             expected = exact.score_alone(sequences[_checked(len(sequences))])[:, 0]
             found.append(Work(part, candidates, groups, expected))
     return found
+
+
+def groups_of(arguments: argparse.Namespace, part: str, candidates: int) -> list[Group]:
+    """Returns the groups of a set."""
+    if not arguments.data:
+        return generated_groups(arguments.groups, candidates)
+    tokenizer = arguments.tokenizer or arguments.data.parent / "tokenizer" / "internlm2.model"
+    return real_groups(arguments.data / f"{part}.parquet", tokenizer, arguments.groups, candidates)
+
+
+def run_on_cuda(arguments: argparse.Namespace) -> None:
+    """Measures on a CUDA device and prints the tables; see engine_cuda.py."""
+    for name in arguments.dtype:
+        bench = Bench(arguments.model, name, "cuda", arguments.token_budget)
+        for part in arguments.sets if arguments.data else ["generated"]:
+            for candidates in arguments.candidates:
+                print_table(bench, part, groups_of(arguments, part, candidates), arguments.rounds, arguments.ways)
 
 
 def computed_by(vllm: Vllm, config: Any, sequences: list[np.ndarray]) -> float:
@@ -277,8 +292,13 @@ def main() -> None:
     parser.add_argument("--vllm-settings", nargs="+", choices=list(SETTINGS), default=["default", "tuned", "polar"])
     parser.add_argument("--profile", action="store_true", help="print where (e) spends its time")
     parser.add_argument("--token-budget", type=int)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: see engine_cuda.py")
+    parser.add_argument("--model", choices=sorted(SHAPES), default="polar-7b", help="on cuda; see shapes.py")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.device == "cuda":
+        run_on_cuda(arguments)
+        return
     sets = works(arguments)
     ratios = {name: run(name, arguments, sets) for name in arguments.dtype}
     if len(arguments.dtype) * len(arguments.candidates) == 1:

@@ -1,5 +1,6 @@
 """The scoring stage: one actor, one copy of the model."""
 
+import logging
 import os
 import socket
 import time
@@ -10,7 +11,7 @@ import pyarrow as pa
 import ray
 
 from polar_ray.data.status import Status
-from polar_ray.errors import CheckpointError, PolarRayError, ScoringError
+from polar_ray.errors import CheckpointError, DeviceLost, PolarRayError, ScoringError
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
 from polar_ray.running.attempts import Attempt
 from polar_ray.running.envelope import Envelope
@@ -19,6 +20,8 @@ from polar_ray.scorers.base import Scores
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
 from polar_ray.scorers.verification import Verification, sample, verify
+
+logger = logging.getLogger(__name__)
 
 MAX_DEATHS_AT_START = 3
 """Times in a row that an actor's process may die while its model is loaded."""
@@ -44,6 +47,7 @@ class Score:
         attempts: Any,
         max_attempts: int,
         threads: int,
+        ranks: int,
         verify: float = 0,
     ) -> None:
         if isinstance(config, RewardModel):
@@ -68,7 +72,7 @@ class Score:
                     "its model does not fit into memory: give it a larger machine or GPU, or fewer actors to a node"
                 )
             _check_files(config, fingerprint)
-            self._scorer = make_scorer(config)
+            self._scorer = make_scorer(config, ranks)
         except PolarRayError as error:
             # Raised from here it would come out as a page of Ray's own words; the driver asks for it instead.
             ray.get(attempts.cannot_start.remote(error))
@@ -146,8 +150,9 @@ class Score:
                 raise
             # What else a scorer raises here hit every group of the split. It becomes their status; the driver
             # stops the run when no split fares better.
-            if "CUDA error" in str(error):
-                # A CUDA error leaves the process unable to use the device: only a new process helps.
+            if isinstance(error, DeviceLost) or "CUDA error" in str(error):
+                # Either leaves the process unable to use its devices: only a new process helps.
+                logger.error("%s", error)
                 os._exit(1)
             candidates = sum(len(row) for row in groups.column("candidates"))
             return unscored(candidates, Status.ERROR, f"{type(error).__name__}: {error}", self._scorer.extras)
