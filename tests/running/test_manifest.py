@@ -46,6 +46,7 @@ def test_it_has_every_key_and_no_other(manifest: dict[str, Any]) -> None:
         "parent",
         "stages",
         "startup_s",
+        "parent",
         "verification",
     }
 
