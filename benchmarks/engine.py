@@ -21,6 +21,7 @@ each, and one of their ratios at the end. Loading is not timed.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,7 +32,9 @@ from typing import Any
 import numpy as np
 import torch
 from clock import clock, matrix_peak
+from engine_cuda import Bench, print_table
 from engine_profile import print_profile, profile
+from shapes import SHAPES
 from vllm_way import SETTINGS, Vllm
 from workload import Group, generated_groups, polar_like, real_groups, work
 
@@ -40,7 +43,7 @@ from polar_ray.engine.prefix_tree import pairs
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.loaded import LoadedModel
 
-WARM_UP = 32
+WARM_UP = 8
 """Sequences of the first round, which is not counted."""
 
 
@@ -151,15 +154,28 @@ def works(arguments: argparse.Namespace) -> list[Work]:
     found = []
     for part in arguments.sets if arguments.data else ["generated"]:
         for candidates in arguments.candidates:
-            if arguments.data:
-                tokenizer = arguments.tokenizer or arguments.data.parent / "tokenizer" / "internlm2.model"
-                groups = real_groups(arguments.data / f"{part}.parquet", tokenizer, arguments.groups, candidates)
-            else:
-                groups = generated_groups(arguments.groups, candidates)
+            groups = groups_of(arguments, part, candidates)
             sequences = [ids for group in groups for ids in group]
             expected = exact.score_alone(sequences[_checked(len(sequences))])[:, 0]
             found.append(Work(part, candidates, groups, expected))
     return found
+
+
+def groups_of(arguments: argparse.Namespace, part: str, candidates: int) -> list[Group]:
+    """Returns the groups of a set."""
+    if not arguments.data:
+        return generated_groups(arguments.groups, candidates)
+    tokenizer = arguments.tokenizer or arguments.data.parent / "tokenizer" / "internlm2.model"
+    return real_groups(arguments.data / f"{part}.parquet", tokenizer, arguments.groups, candidates)
+
+
+def run_on_cuda(arguments: argparse.Namespace) -> None:
+    """Measures on a CUDA device and prints the tables; see engine_cuda.py."""
+    for name in arguments.dtype:
+        bench = Bench(arguments.model, name, "cuda", arguments.token_budget)
+        for part in arguments.sets if arguments.data else ["generated"]:
+            for candidates in arguments.candidates:
+                print_table(bench, part, groups_of(arguments, part, candidates), arguments.rounds, arguments.ways)
 
 
 def computed_by(vllm: Vllm, config: Any, sequences: list[np.ndarray]) -> float:
@@ -199,7 +215,10 @@ def run(name: DType, arguments: argparse.Namespace, sets: list[Work]) -> dict[st
     ratios: dict[str, list[float]] = {}
 
     def note(part: Work, ways: list[Way], table: list[str]) -> None:
-        table += rows(part, ways, sum(len(ids) for ids in part.sequences))
+        added = rows(part, ways, sum(len(ids) for ids in part.sequences))
+        # The tables come at the end, which can take a while.
+        print("\n".join(f"{part.name}: {row}" for row in added), file=sys.stderr, flush=True)
+        table += added
         for way in ways[:-1]:
             ratio = float(np.median(way.seconds) / np.median(ways[-1].seconds))
             ratios.setdefault(way.name, []).append(ratio)
@@ -273,8 +292,13 @@ def main() -> None:
     parser.add_argument("--vllm-settings", nargs="+", choices=list(SETTINGS), default=["default", "tuned", "polar"])
     parser.add_argument("--profile", action="store_true", help="print where (e) spends its time")
     parser.add_argument("--token-budget", type=int)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: see engine_cuda.py")
+    parser.add_argument("--model", choices=sorted(SHAPES), default="polar-7b", help="on cuda; see shapes.py")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.device == "cuda":
+        run_on_cuda(arguments)
+        return
     sets = works(arguments)
     ratios = {name: run(name, arguments, sets) for name in arguments.dtype}
     if len(arguments.dtype) * len(arguments.candidates) == 1:

@@ -14,6 +14,7 @@
     ├── TokenizerError         a tokenizer or chat template cannot be used safely
     ├── SelfCheckError         a scorer came out wrong on its own known pair
     ├── ScoringError           every group failed, so the run stopped
+    │   └── DeviceLost         a device, or a process that computes on one, cannot be used any more
     ├── ClusterUnreachable     there is no Ray at the address
     ├── ClusterTooSmall        the actors that the recipe asks for do not fit
     ├── RunStalled             no progress for too long
@@ -77,6 +78,10 @@ class SelfCheckError(PolarRayError):
 
 class ScoringError(PolarRayError):
     """Scoring failed for every group, so the run stopped."""
+
+
+class DeviceLost(ScoringError):
+    """A device, or a process that holds a part of the model on one, cannot be used any more: start a new process."""
 
 
 class ClusterUnreachable(PolarRayError):

@@ -112,6 +112,8 @@ def print_plan(plan: "Plan") -> None:
     console.print("estimate", style="bold")
     for line in plan.estimate:
         console.print(f"  {line}")
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", style="bold", soft_wrap=True)
     console.print("nothing was written")
 
 

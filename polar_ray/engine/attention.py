@@ -1,8 +1,5 @@
 """Attention of one packed row: each span of queries over its chain of keys, and over nothing else."""
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 
 from polar_ray.engine.kernels import Kernels
@@ -100,81 +97,6 @@ def _hide_later(scores: torch.Tensor) -> None:
 
 def _hide_beyond(scores: torch.Tensor, position: int, low: int, window: int) -> None:
     queries, keys = scores.shape[-2:]
-    own = torch.from_numpy(np.arange(position, position + queries)).to(scores.device)
-    at = torch.from_numpy(np.arange(low, low + keys)).to(scores.device)
+    own = torch.arange(position, position + queries, device=scores.device)
+    at = torch.arange(low, low + keys, device=scores.device)
     scores.masked_fill_(at[None, :] <= own[:, None] - window, -torch.inf)
-
-
-@dataclass(frozen=True)
-class VarlenTables:
-    """What attention over sequences of different lengths on CUDA wants to know, on the device.
-
-    Attributes:
-        keys: int64, the place of each key of each chain, one chain after the other.
-        query_ends: int32 ``[spans + 1]``, cumulative lengths of the spans.
-        key_ends: int32 ``[spans + 1]``, cumulative lengths of the chains up to the last query.
-        most_queries: The longest span.
-        most_keys: The longest chain.
-    """
-
-    keys: torch.Tensor
-    query_ends: torch.Tensor
-    key_ends: torch.Tensor
-    most_queries: int
-    most_keys: int
-
-    @staticmethod
-    def of(pieces: Pieces, spans: Spans, device: torch.device) -> "VarlenTables":
-        """Makes the tables of a layout. The spans must lie next to each other."""
-        places = []
-        for span in range(len(spans.start)):
-            chain = spans.chain_of(span).tolist()
-            keys = np.concatenate([np.arange(pieces.start[p], pieces.start[p] + pieces.length[p]) for p in chain])
-            places.append(keys[: int(spans.position[span]) + int(spans.length[span])])
-        lengths = [len(keys) for keys in places]
-        return VarlenTables(
-            torch.from_numpy(np.concatenate([np.empty(0, np.int64), *places])).to(device),
-            torch.tensor(np.cumsum([0, *spans.length.tolist()]), dtype=torch.int32, device=device),
-            torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device),
-            int(max(spans.length, default=0)),
-            max(lengths, default=0),
-        )
-
-
-def varlen_serves(query: torch.Tensor, softcap: float | None) -> bool:
-    """Whether ``attend_varlen`` can compute this: half precision on CUDA, without a softcap."""
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and softcap is None and len(query) > 0
-
-
-def attend_varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    tables: VarlenTables,
-    *,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
-    """Returns what ``attend`` returns, by torch's FlashAttention for sequences of different lengths.
-
-    The keys of each chain are gathered, so that they end where their queries end, which is how FlashAttention reads
-    causality when there are more keys than queries.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    out = varlen_attn(
-        query,
-        key[tables.keys],
-        value[tables.keys],
-        tables.query_ends,
-        tables.key_ends,
-        tables.most_queries,
-        tables.most_keys,
-        scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-        # One split, so that no sum depends on how long the others are.
-        num_splits=1,
-    )
-    assert isinstance(out, torch.Tensor)
-    return out

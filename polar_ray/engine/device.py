@@ -17,6 +17,19 @@ neighbours or its padding is off by far more: about 1 on the golden checkpoints.
 """
 
 
+def check_devices(device: torch.device, ranks: int) -> None:
+    """Checks that there are enough devices of this kind for so many ranks.
+
+    Raises:
+        RecipeError: There are not.
+    """
+    if device.type == "cuda" and torch.cuda.device_count() < ranks:
+        raise RecipeError(
+            f"The model is to be spread over {ranks} devices, but this process sees {torch.cuda.device_count()}. Set "
+            f"compute.gpus_per_actor: {ranks}, or ranks to what there is."
+        )
+
+
 def pick_device(device: Device) -> torch.device:
     """Returns the device; ``auto`` takes CUDA where there is one.
 

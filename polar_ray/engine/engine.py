@@ -1,6 +1,8 @@
 """The engine: token ids go in, the head's outputs at each sequence's last token come out."""
 
+import contextlib
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -9,17 +11,20 @@ import numpy as np
 import torch
 
 from polar_ray.engine.batches import plan_batches
-from polar_ray.engine.device import Device, pick_device
+from polar_ray.engine.device import Device, check_devices, pick_device
 from polar_ray.engine.kernels import load_kernels
 from polar_ray.engine.layout import lay_out
 from polar_ray.engine.linear import pack_linears
-from polar_ray.engine.memory import attention_budget, give_back_memory, keep_freed_memory
+from polar_ray.engine.memory import attention_budget, free_bytes, give_back_memory, keep_freed_memory
 from polar_ray.engine.memory import token_budget as budget_for
 from polar_ray.engine.packed import PackedModel
 from polar_ray.engine.plain import read_plainly
 from polar_ray.engine.plan import SMALLEST_FORWARD, Budget, Plan, plan_forwards
 from polar_ray.engine.probe import differs_from_plain
+from polar_ray.engine.rank import PlainForward
+from polar_ray.engine.ranks import Ranks
 from polar_ray.engine.row import KeptKeys, Row
+from polar_ray.engine.transfer import Fetched
 from polar_ray.errors import ScoringError
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.loaded import LoadedModel
@@ -45,6 +50,7 @@ class Engine:
         plain_because: Why the model is run plainly, or None.
         fused: Whether parts of the model are replaced by faster ones.
         share: Whether sequences share beginnings.
+        ranks: Devices (on the CPU: processes) that the model is spread over.
     """
 
     def __init__(
@@ -56,6 +62,8 @@ class Engine:
         token_budget: int | None = None,
         path: Path = "auto",
         share: bool = True,
+        ranks: int = 1,
+        rank_timeout_s: float = 600.0,
     ) -> None:
         """Moves the model to its device, and finds out how it is run best there.
 
@@ -66,9 +74,14 @@ class Engine:
             token_budget: Most tokens of one forward; None finds one from the free memory and the model's shapes.
             path: ``plain`` runs the model plainly in any case.
             share: False computes each sequence on its own.
+            ranks: Spreads the weights over so many devices, for a model that does not fit into one: this process
+                computes on the first, and child processes on the others (see ``ranks``). On the CPU they are
+                processes only, which is of use for tests.
+            rank_timeout_s: Seconds that a forward over several ranks may take before it counts as hanging.
 
         Raises:
-            RecipeError: ``cuda`` is asked for and there is none.
+            RecipeError: ``cuda`` is asked for and there is none, or not enough of it, or the model cannot be split.
+            DeviceLost: Another rank could not begin.
         """
         self.device = pick_device(device)
         self.dtype: DType = dtype
@@ -76,6 +89,16 @@ class Engine:
         self.max_positions = model.max_positions
         self.labels = model.labels
         self.share = share
+        self.ranks = ranks
+        self._ranks: Ranks | None = None
+        if ranks > 1:
+            check_devices(self.device, ranks)
+            self._ranks = Ranks(
+                *(model.backbone, TORCH_DTYPES[dtype], self.device, ranks),
+                fused=path == "auto",
+                timeout_s=rank_timeout_s,
+            )
+            weakref.finalize(self, self._ranks.close)
         self._backbone = _placed(model.backbone, self.device, TORCH_DTYPES[dtype]).eval()
         self._head = _placed(model.head, self.device, torch.float32)
         self._kernels = None
@@ -86,7 +109,10 @@ class Engine:
         self._packed = PackedModel(self._backbone, self._kernels)
         self.fused = self._packed.fused
         self._one_by_one = self._packed.depends_on_longest(self.max_positions)
-        self.token_budget = token_budget or budget_for(self._backbone.config, TORCH_DTYPES[dtype], self.device)
+        self.token_budget = token_budget or min(
+            budget_for(self._backbone.config, TORCH_DTYPES[dtype], self.device, free)
+            for free in (free_bytes(self.device), *(self._ranks.free if self._ranks else ()))
+        )
         self.plain_because = self._why_plain(path)
         if self.plain_because is not None and path != "plain":
             logger.warning("%s is run plainly: %s.", type(self._backbone).__name__, self.plain_because)
@@ -96,14 +122,15 @@ class Engine:
             return "it was asked for"
         if self._one_by_one:
             return "its rotary positions depend on the longest sequence of a forward"
-        return differs_from_plain(
-            lambda sequences: self._read(sequences, self.plan(sequences)),
-            lambda sequences: self._read_alone(sequences),
-            self._backbone,
-            vocab_size=self.vocab_size,
-            max_positions=self.max_positions,
-            dtype=self.dtype,
-        )
+        with self._watched():
+            return differs_from_plain(
+                lambda sequences: self._read(sequences, self.plan(sequences)),
+                lambda sequences: self._read_alone(sequences),
+                self._backbone,
+                vocab_size=self.vocab_size,
+                max_positions=self.max_positions,
+                dtype=self.dtype,
+            )
 
     def plan(self, sequences: Sequence[np.ndarray]) -> Plan:
         """Returns the forwards that ``score`` would run; printing it shows their sizes."""
@@ -126,6 +153,7 @@ class Engine:
         Raises:
             ValueError: An id is outside the vocabulary, or a sequence is empty or longer than the model's positions.
             ScoringError: One sequence alone does not fit in memory.
+            DeviceLost: The model is spread over several ranks, and one of them ended, hung or failed.
         """
         for position, ids in enumerate(sequences):
             self._check(position, ids)
@@ -134,7 +162,8 @@ class Engine:
         waiting = np.arange(len(sequences))
         while len(waiting):
             # All of them, unless memory runs out.
-            done, result = run([sequences[row] for row in waiting.tolist()])
+            with self._watched():
+                done, result = run([sequences[row] for row in waiting.tolist()])
             outputs[waiting[done]] = result
             waiting = np.delete(waiting, done)
         return outputs
@@ -142,8 +171,18 @@ class Engine:
     @torch.inference_mode()
     def score_alone(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Returns what ``score`` returns, from one plain forward of transformers per sequence: what it is held to."""
-        hidden = self._read_alone(sequences)
-        return self._outputs(hidden) if len(sequences) else np.empty((0, self.labels), np.float32)
+        if not sequences:
+            return np.empty((0, self.labels), np.float32)
+        with self._watched():
+            return self._outputs(self._read_alone(sequences)).array()
+
+    def close(self) -> None:
+        """Ends the other ranks, where there are any. It is done by itself when the engine is no longer used."""
+        if self._ranks is not None:
+            self._ranks.close()
+
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._ranks is None else self._ranks.watched()
 
     def _check(self, position: int, ids: np.ndarray) -> None:
         if len(ids) == 0:
@@ -164,13 +203,19 @@ class Engine:
         plan = self.plan(sequences)
         kept = KeptKeys()
         by_run: dict[int, np.ndarray] = {}
+        # While the device runs one forward, the next is laid out and given to it, and then the first is waited for.
+        ahead: tuple[Row, Fetched] | None = None
         for number, forward in enumerate(plan.forwards):
             longest = max(len(sequences[run.source]) for run in plan.runs[forward.first : forward.stop])
             row = self._row(plan, number, sequences, kept)
-            result = self._within_memory(partial(self._read_row, row), forward.tokens, longest)
-            if result is None:
+            fetched = self._within_memory(partial(self._read_row, row), forward.tokens, longest)
+            if ahead is not None:
+                by_run.update(zip(ahead[0].layout.read_runs, ahead[1].array(), strict=True))
+            ahead = None if fetched is None else (row, fetched)
+            if fetched is None:
                 break
-            by_run.update(zip(row.layout.read_runs, result, strict=True))
+        if ahead is not None:
+            by_run.update(zip(ahead[0].layout.read_runs, ahead[1].array(), strict=True))
         done = np.array([row for row, run in enumerate(plan.last) if run in by_run], np.int64)
         results = [by_run[plan.last[row]] for row in done]
         return done, np.array(results, np.float32).reshape(len(done), self.labels)
@@ -187,7 +232,7 @@ class Engine:
             if result is None:
                 break
             done += batch.rows
-            results.append(result)
+            results.append(result.array())
         return np.array(done, np.int64), np.concatenate(results)
 
     def _read(self, sequences: Sequence[np.ndarray], plan: Plan) -> torch.Tensor:
@@ -196,11 +241,11 @@ class Engine:
         by_run: dict[int, torch.Tensor] = {}
         for number in range(len(plan.forwards)):
             row = self._row(plan, number, sequences, kept)
-            by_run.update(zip(row.layout.read_runs, self._packed.read(row), strict=True))
+            by_run.update(zip(row.layout.read_runs, self._read_packed(row), strict=True))
         return torch.stack([by_run[run] for run in plan.last])
 
     def _read_alone(self, sequences: Sequence[np.ndarray]) -> torch.Tensor:
-        return torch.cat([read_plainly(self._backbone, [ids], self.device) for ids in sequences])
+        return torch.cat([self._read_padded([ids]) for ids in sequences])
 
     def _row(self, plan: Plan, number: int, sequences: Sequence[np.ndarray], kept: KeptKeys) -> Row:
         forward = plan.forwards[number]
@@ -209,17 +254,26 @@ class Engine:
         layout = lay_out(plan, forward, sequences)
         return Row(layout, kept, forward.kept, keep, self._kernels, self.device)
 
-    def _read_row(self, row: Row) -> np.ndarray:
-        return self._outputs(self._packed.read(row))
+    def _read_row(self, row: Row) -> Fetched:
+        return self._outputs(self._read_packed(row))
 
-    def _read_batch(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        return self._outputs(read_plainly(self._backbone, sequences, self.device))
+    def _read_batch(self, sequences: Sequence[np.ndarray]) -> Fetched:
+        return self._outputs(self._read_padded(sequences))
 
-    def _outputs(self, hidden: torch.Tensor) -> np.ndarray:
-        output: np.ndarray = self._head(hidden.float()).cpu().numpy()
-        return output
+    def _read_packed(self, row: Row) -> torch.Tensor:
+        if self._ranks is not None:
+            self._ranks.packed(row)
+        return self._packed.read(row)
 
-    def _within_memory(self, forward: Callable[[], np.ndarray], tokens: int, longest: int) -> np.ndarray | None:
+    def _read_padded(self, sequences: Sequence[np.ndarray]) -> torch.Tensor:
+        if self._ranks is not None:
+            self._ranks.plain(PlainForward(sequences))
+        return read_plainly(self._backbone, sequences, self.device)
+
+    def _outputs(self, hidden: torch.Tensor) -> Fetched:
+        return Fetched(self._head(hidden.float()))
+
+    def _within_memory(self, forward: Callable[[], Fetched], tokens: int, longest: int) -> Fetched | None:
         """Returns what a forward returns, or None if it ran out of memory and the budget was lowered.
 
         Raises:
@@ -228,7 +282,8 @@ class Engine:
         try:
             return forward()
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            # The other ranks are in the middle of the same forward, and could not be told to begin it again.
+            if not _is_out_of_memory(error) or self._ranks is not None:
                 raise
             # A forward can be far below the budget; it must become smaller in any case.
             budget = min(self.token_budget, tokens) // 2
@@ -268,5 +323,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # The CPU allocator has no exception class of its own, and oneDNN tells no more than what it could not create.
-    told = ("can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory")
+    # The last two are of libraries that allocate on CUDA past torch.
+    told = (
+        *("can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory"),
+        *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+    )
     return any(words in str(error) for words in told)

@@ -12,6 +12,7 @@ import torch
 
 from polar_ray.engine.kernels import ACTIVATIONS, Kernels
 from polar_ray.engine.linear import row_blocks
+from polar_ray.engine.norm import OnePassNorm
 from polar_ray.engine.row import Row
 
 
@@ -222,13 +223,20 @@ def find_swaps(backbone: Any, kernels: Kernels | None) -> list[Swap]:
         attention = FusedAttention(layer.self_attn, kind, config.rms_norm_eps, kernels)
         swaps.append(Swap(layer, "self_attn", layer.self_attn, attention))
         if kernels is None:
+            if not kind.plus_one and layer.input_layernorm.weight.is_cuda:
+                swaps += [
+                    Swap(layer, name, norm, OnePassNorm(norm, config.rms_norm_eps)) for name, norm in _norms(layer)
+                ]
             continue
         if activation in ACTIVATIONS:
             swaps.append(Swap(layer, "mlp", layer.mlp, FusedMLP(layer.mlp, activation, kernels)))
         swaps += [
             Swap(layer, name, norm, FusedNorm(norm, config.rms_norm_eps, kind.plus_one, kernels))
-            for name, norm in layer.named_children()
-            if type(norm).__name__.endswith("RMSNorm")
+            for name, norm in _norms(layer)
         ]
     name, last = layers[-1]
     return [*swaps, Swap(backbone.layers, name, last, LastLayer(last, attention))]
+
+
+def _norms(layer: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    return [(name, child) for name, child in layer.named_children() if type(child).__name__.endswith("RMSNorm")]

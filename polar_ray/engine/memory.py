@@ -17,15 +17,16 @@ _ATTENTION_PER_TOKEN = 8192
 """Pairs of attention in a forward for each token of its budget, so that no forward takes much longer than others."""
 
 
-def token_budget(config: Any, dtype: torch.dtype, device: torch.device) -> int:
+def token_budget(config: Any, dtype: torch.dtype, device: torch.device, free: int | None = None) -> int:
     """Returns the tokens of one forward for which there is memory, and which are enough.
 
     Args:
         config: The backbone's config.
         dtype: The backbone's dtype.
         device: Where it runs; its weights are there already.
+        free: Bytes that are free there; None looks.
     """
-    free = free_bytes(device)
+    free = free_bytes(device) if free is None else free
     enough = _ENOUGH[device.type]
     return enough if free is None else max(1, min(enough, int(_USED * free) // bytes_per_token(config, dtype)))
 

@@ -1,4 +1,10 @@
-"""A model of transformers run over packed rows: its own classes, with attention that knows what belongs together."""
+"""A model of transformers run over packed rows: its own classes, with attention that knows what belongs together.
+
+On CUDA the forwards are neither captured in graphs nor compiled as a whole. No two packed rows have the same shapes, so
+that each would need a graph, or a recompilation, of its own; and with tens of thousands of tokens to a forward a layer
+takes milliseconds, while launching its kernels takes the host a fraction of that, beside the device. Nothing in a
+forward makes the host wait for the device (all sizes are known from the layout), so the device never runs dry.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from polar_ray.engine.fused import DECODER_LAYERS, Swap, find_swaps
 from polar_ray.engine.kernels import Kernels
 from polar_ray.engine.row import Row
+from polar_ray.engine.transfer import to_device
 
 ATTENTION = "polar_ray_packed"
 """The name under which ``_attention`` is registered with transformers."""
@@ -52,8 +59,8 @@ class PackedModel:
     def read(self, row: Row) -> torch.Tensor:
         """Returns the hidden states ``[read-outs, hidden]`` after the final norm."""
         device = row.device
-        ids = torch.from_numpy(row.layout.ids).to(device)[None]
-        positions = torch.from_numpy(row.layout.positions).to(device)[None]
+        ids = to_device(row.layout.ids, device)[None]
+        positions = to_device(row.layout.positions, device)[None]
         with self._in_place():
             hidden: torch.Tensor = self._backbone(
                 input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False, row=row

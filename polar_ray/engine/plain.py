@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from polar_ray.engine.transfer import to_device
+
 
 @torch.inference_mode()
 def read_plainly(backbone: PreTrainedModel, sequences: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
@@ -19,8 +21,8 @@ def read_plainly(backbone: PreTrainedModel, sequences: Sequence[np.ndarray], dev
     ids = np.zeros((len(sequences), max(len(row) for row in sequences)), np.int64)
     for place, row in enumerate(sequences):
         ids[place, : len(row)] = row
-    last = torch.tensor([len(row) - 1 for row in sequences], device=device)
+    last = to_device(np.array([len(row) - 1 for row in sequences]), device)
     hidden: torch.Tensor = backbone(
-        input_ids=torch.from_numpy(ids).to(device), attention_mask=None, use_cache=False
+        input_ids=to_device(ids, device), attention_mask=None, use_cache=False
     ).last_hidden_state
     return hidden[torch.arange(len(sequences), device=device), last]

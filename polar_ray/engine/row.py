@@ -6,9 +6,12 @@ from functools import cached_property
 
 import torch
 
-from polar_ray.engine.attention import VarlenTables, attend, attend_varlen, varlen_serves
+from polar_ray.engine.attention import attend
+from polar_ray.engine.flex import FlexTables, attend_flex, flex_serves
 from polar_ray.engine.kernels import Kernels
-from polar_ray.engine.layout import Layout
+from polar_ray.engine.layout import Layout, Spans
+from polar_ray.engine.transfer import to_device
+from polar_ray.engine.varlen import KEYS_PER_TOKEN, VarlenCall, attend_varlen, varlen_calls, varlen_serves
 
 
 @dataclass
@@ -45,6 +48,7 @@ class Row:
     keep: tuple[int, ...]
     kernels: Kernels | None
     device: torch.device
+    _flex: dict[tuple[bool, int | None], FlexTables] = field(default_factory=dict, init=False)
 
     def all_keys(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns a layer's keys and values with those of earlier forwards before them, and keeps what is needed.
@@ -75,8 +79,11 @@ class Row:
     ) -> torch.Tensor:
         """Returns the attention of all tokens, or of the read-outs, over their chains. See ``attend``."""
         if varlen_serves(query, softcap):
-            tables = self._read_tables if reads_only else self._token_tables
-            return attend_varlen(query, key, value, tables, scale=scale, window=window)
+            calls = self._read_calls if reads_only else self._token_calls
+            return attend_varlen(query, key, value, calls, scale=scale, window=window)
+        if flex_serves(query):
+            tables = self._flex_tables(reads_only, window)
+            return attend_flex(query, key, value, tables, scale=scale, softcap=softcap)
         spans = self.layout.reads if reads_only else self.layout.tokens
         return attend(
             query,
@@ -93,12 +100,22 @@ class Row:
     @cached_property
     def read_rows(self) -> torch.Tensor:
         """int64 ``[read-outs]``, their places in the row."""
-        return torch.from_numpy(self.layout.read_rows).to(self.device)
+        return to_device(self.layout.read_rows, self.device)
 
     @cached_property
-    def _token_tables(self) -> VarlenTables:
-        return VarlenTables.of(self.layout.pieces, self.layout.tokens, self.device)
+    def _token_calls(self) -> tuple[VarlenCall, ...]:
+        return self._calls(self.layout.tokens)
 
     @cached_property
-    def _read_tables(self) -> VarlenTables:
-        return VarlenTables.of(self.layout.pieces, self.layout.reads, self.device)
+    def _read_calls(self) -> tuple[VarlenCall, ...]:
+        return self._calls(self.layout.reads)
+
+    def _calls(self, spans: Spans) -> tuple[VarlenCall, ...]:
+        return varlen_calls(self.layout.pieces, spans, self.device, KEYS_PER_TOKEN * len(self.layout.ids))
+
+    def _flex_tables(self, reads_only: bool, window: int | None) -> FlexTables:
+        """Layers of one kind share their tables."""
+        if (key := (reads_only, window)) not in self._flex:
+            spans = self.layout.reads if reads_only else self.layout.tokens
+            self._flex[key] = FlexTables.of(self.layout.pieces, spans, self.device, window)
+        return self._flex[key]

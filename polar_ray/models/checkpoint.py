@@ -29,6 +29,9 @@ SMALL_FILES = (
 )
 """The config, the tokenizer and the template: all that an encoder reads."""
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+"""The files that PEFT writes for an adapter; the first of the two that is there holds its tensors."""
 
 
 def resolve(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -42,13 +45,25 @@ def resolve(model: str, revision: str | None = None, *, weights: bool = True) ->
     Raises:
         CheckpointError: There is no such folder, and no such model on the hub or in its local cache.
     """
+    return _folder(model, revision, [*SMALL_FILES, *(WEIGHT_FILES if weights else ())])
+
+
+def resolve_adapter(adapter: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """Returns the folder of a PEFT adapter, as ``resolve`` returns a model's.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    return _folder(adapter, revision, [ADAPTER_CONFIG, *(ADAPTER_WEIGHTS if weights else ())])
+
+
+def _folder(model: str, revision: str | None, patterns: list[str]) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise CheckpointError(f"{model} is a local folder, which has no revision {revision}. Remove revision.")
         return folder.resolve()
     try:
-        patterns = [*SMALL_FILES, *(WEIGHT_FILES if weights else ())]
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
         raise CheckpointError(
@@ -67,7 +82,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing or no JSON object.
     """
+    if not (folder / "config.json").exists() and (folder / ADAPTER_CONFIG).exists():
+        raise CheckpointError(
+            f"{folder} holds an adapter and not a model. Give the model that it was trained on as model, and this as "
+            "adapter."
+        )
     return _read_json(folder / "config.json")
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Returns ``adapter_config.json`` as a dict.
+
+    Raises:
+        CheckpointError: It is missing or no JSON object.
+    """
+    return _read_json(folder / ADAPTER_CONFIG)
 
 
 def read_tensors(folder: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
@@ -79,22 +108,31 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
     Raises:
         CheckpointError: There are no weights, a shard is missing, or a file is damaged.
     """
+    for path in weight_files(folder):
+        yield from read_tensor_file(path)
+
+
+def read_tensor_file(path: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
+    """Yields the name and the value of each tensor of one file, as ``read_tensors`` does.
+
+    Raises:
+        CheckpointError: The file is damaged, or holds more than tensors.
+    """
     import torch  # An encoder reads a config and a tokenizer, and must not pay for torch.
 
-    for path in weight_files(folder):
-        try:
-            if path.suffix == ".safetensors":
-                with safe_open(path, framework="pt") as tensors:
-                    for name in tensors.keys():  # noqa: SIM118  (not a dict)
-                        yield name, tensors.get_tensor(name)
-            else:
-                yield from torch.load(path, map_location="cpu", weights_only=True).items()
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{path} holds more than tensors, which could run code. Convert it to safetensors where you trust it."
-            ) from error
-        except (SafetensorError, OSError, EOFError, RuntimeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  (not a dict)
+                    yield name, tensors.get_tensor(name)
+        else:
+            yield from torch.load(path, map_location="cpu", weights_only=True).items()
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors, which could run code. Convert it to safetensors where you trust it."
+        ) from error
+    except (SafetensorError, OSError, EOFError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -117,9 +155,29 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
+def adapter_weights(folder: Path) -> Path:
+    """Returns the file that holds an adapter's tensors.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    for name in ADAPTER_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} has no {' or '.join(ADAPTER_WEIGHTS)}. Give the folder of a whole PEFT adapter.")
+
+
 def file_hashes(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 (hex) of each file that a score depends on: weights, config, tokenizer, template."""
-    paths = [*weight_files(folder), *(folder / name for name in SMALL_FILES if (folder / name).is_file())]
+    return _hashes([*weight_files(folder), *(folder / name for name in SMALL_FILES if (folder / name).is_file())])
+
+
+def adapter_hashes(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 (hex) of an adapter's two files."""
+    return _hashes([folder / ADAPTER_CONFIG, adapter_weights(folder)])
+
+
+def _hashes(paths: list[Path]) -> dict[str, str]:
     hashes = {}
     for path in sorted(paths):
         with path.open("rb") as file:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
 from polar_ray.errors import CheckpointError
-from polar_ray.models.checkpoint import weight_files
+from polar_ray.models.adapter import Adapter
+from polar_ray.models.checkpoint import ADAPTER_CONFIG, weight_files
 from polar_ray.models.classifier_config import FAMILIES, max_positions, read_classifier_config
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.loaded import LoadedModel, exact_attention, linear_head
@@ -26,17 +28,30 @@ _OTHER_HEADS: dict[str, str] = {
     "lm_head.": "They belong to a language model: the checkpoint was not saved as a classifier.",
 }
 _HEAD = "score.weight"
+_LANGUAGE_HEAD = "lm_head.weight"
 
 
-def load_classifier(folder: Path, dtype: DType) -> LoadedModel:
+def load_classifier(folder: Path, dtype: DType, adapter: Adapter | None = None) -> LoadedModel:
     """Loads the classifier in a folder; the head is read from the file in float32 whatever the dtype.
 
+    Args:
+        folder: The checkpoint; a language model where the adapter brings the head.
+        dtype: The backbone's dtype.
+        adapter: Merged into the model, before it is rounded to ``dtype``.
+
     Raises:
-        CheckpointError: The config is refused (see ``read_classifier_config``), or a tensor is missing, has no
-            place in the model, or has the wrong shape.
+        CheckpointError: The config is refused (see ``read_classifier_config``), a tensor is missing, has no place in
+            the model, or has the wrong shape, or the adapter belongs to another model.
     """
-    raw = read_classifier_config(folder)
-    head = _read_head(folder)
+    if (folder / ADAPTER_CONFIG).exists():
+        # transformers would apply it where PEFT is installed, and not apply it where it is not.
+        raise CheckpointError(
+            f"{folder} holds a model and an {ADAPTER_CONFIG} too. If the adapter is merged already, remove "
+            f"{ADAPTER_CONFIG}; if not, move it to a folder of its own and give that as adapter."
+        )
+    raw = read_classifier_config(folder, adapted=adapter is not None)
+    head_is_saved = adapter is not None and _HEAD in adapter.saved
+    head = adapter.saved[_HEAD] if adapter is not None and head_is_saved else _read_head(folder)
     # num_labels is 1 by now, and a config without id2label has to be told.
     native = {key: value for key, value in raw.items() if key != "auto_map"} | {"num_labels": 1}
     config = CONFIG_MAPPING[raw["model_type"]].from_dict(native)
@@ -44,7 +59,7 @@ def load_classifier(folder: Path, dtype: DType) -> LoadedModel:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
-            dtype=TORCH_DTYPES[dtype],
+            dtype=TORCH_DTYPES[dtype] if adapter is None else _stored_dtype(folder),
             attn_implementation=exact_attention(config),
             trust_remote_code=False,
             # Reported below instead of raised halfway, so that the message names all of them.
@@ -56,11 +71,17 @@ def load_classifier(folder: Path, dtype: DType) -> LoadedModel:
             f"The weights in {folder} cannot be loaded as {FAMILIES[config.model_type]}: {error} "
             "Compare config.json with the weights, or download the model again."
         ) from error
+    if head_is_saved:
+        report["missing_keys"] = {name for name in report["missing_keys"] if name != _HEAD}
+        report["unexpected_keys"] = {name for name in report["unexpected_keys"] if name != _LANGUAGE_HEAD}
     _check_report(folder, report)
     model.eval().requires_grad_(False)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    if adapter is not None:
+        _merge(model, adapter, TORCH_DTYPES[dtype])
+        head = adapter.merged(_HEAD, head)
     if head.shape != model.score.weight.shape:
         raise CheckpointError(
             f"{_HEAD} in {folder} has the shape {tuple(head.shape)} and not {tuple(model.score.weight.shape)}."
@@ -71,6 +92,27 @@ def load_classifier(folder: Path, dtype: DType) -> LoadedModel:
         vocab_size=config.vocab_size,
         max_positions=max_positions(raw),
     )
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """Returns a dtype that holds a checkpoint's tensors without rounding: theirs, or float32 where it is not told."""
+    stored: set[str] = set()
+    for path in weight_files(folder):
+        if path.suffix != ".safetensors":
+            return torch.float32
+        with safe_open(path, framework="pt") as tensors:
+            stored |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118  (not a dict)
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get("+".join(stored), torch.float32)
+
+
+def _merge(model: torch.nn.Module, adapter: Adapter, dtype: torch.dtype) -> None:
+    """Merges an adapter into a model and rounds all parameters to a dtype."""
+    parameters = dict(model.named_parameters())
+    # GPT-2's weights lie the other way round.
+    transposed = frozenset(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D))
+    adapter.check({name: tuple(tensor.shape) for name, tensor in parameters.items()}, transposed=transposed)
+    for name, parameter in parameters.items():
+        parameter.data = adapter.merged(name, parameter.data, transposed=name in transposed).to(dtype)
 
 
 def _read_head(folder: Path) -> torch.Tensor:

@@ -61,14 +61,20 @@ _NEEDS_OTHER_CODE: dict[str, str] = {
 }
 
 
-def read_classifier_config(folder: Path) -> dict[str, Any]:
+def read_classifier_config(folder: Path, *, adapted: bool = False) -> dict[str, Any]:
     """Returns ``config.json`` of a causal classifier of transformers with one label.
+
+    Args:
+        folder: The checkpoint.
+        adapted: An adapter goes with it, which may bring the head, so that the checkpoint may be a language model.
 
     Raises:
         CheckpointError: The file is missing or damaged, or the model is none.
     """
     config = read_config(folder)
-    _check_architecture(folder, config)
+    _check_architecture(folder, config, adapted)
+    if adapted and is_language_model(config):
+        config["num_labels"] = 1
     labels = len(config["id2label"]) if config.get("id2label") else config.get("num_labels")
     if labels is None:
         # transformers would assume two, and the head would not be what was trained.
@@ -96,6 +102,12 @@ def read_classifier_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def is_language_model(config: dict[str, Any]) -> bool:
+    """Whether ``config.json`` is that of a model without a reward head."""
+    architecture = (config.get("architectures") or [""])[0]
+    return str(architecture).endswith(("ForCausalLM", "LMHeadModel", "Model"))
+
+
 def max_positions(config: dict[str, Any]) -> int:
     """Returns the most tokens of a sequence that the model can be given.
 
@@ -116,7 +128,7 @@ def _positions_key(config: dict[str, Any]) -> str:
     return "n_positions" if config["model_type"] == "gpt2" else "max_position_embeddings"
 
 
-def _check_architecture(folder: Path, raw: dict[str, Any]) -> None:
+def _check_architecture(folder: Path, raw: dict[str, Any], adapted: bool) -> None:
     model_type = raw.get("model_type")
     architecture = (raw.get("architectures") or [None])[0]
     where = f"The model in {folder} is a {architecture or model_type}"
@@ -135,9 +147,12 @@ def _check_architecture(folder: Path, raw: dict[str, Any]) -> None:
     expected = FAMILIES[model_type]
     if architecture is None or architecture == expected:
         return
-    if architecture.endswith(("ForCausalLM", "LMHeadModel", "Model")):
+    if is_language_model(raw):
+        if adapted:
+            return
         raise CheckpointError(
-            f"{where}: a language model without a reward head. A reward model says {expected} in config.json."
+            f"{where}: a language model without a reward head. A reward model says {expected} in config.json. If the "
+            "head was trained with LoRA, give its folder as adapter."
         )
     raise CheckpointError(
         f"{where}, which is not a class of transformers for {model_type!r}; code in a checkpoint is never run. "

@@ -30,6 +30,7 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 
 from polar_ray.errors import CheckpointError
+from polar_ray.models.adapter import Adapter
 from polar_ray.models.checkpoint import read_tensors
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.internlm2_tokens import read_internlm2_config
@@ -48,15 +49,26 @@ _WQKV = "attention.wqkv.weight"
 _HEAD = "v_head.weight"
 
 
-def load_internlm2_reward(folder: Path, dtype: DType) -> LoadedModel:
+def load_internlm2_reward(folder: Path, dtype: DType, adapter: Adapter | None = None) -> LoadedModel:
     """Loads an ``InternLM2ForRewardModel`` checkpoint; the backbone in ``dtype``, the head in float32.
 
+    Args:
+        folder: The checkpoint.
+        dtype: The backbone's dtype.
+        adapter: Merged into the checkpoint's tensors. Its modules have the names of the original code
+            (``model.layers.0.attention.wqkv``), so the rows of an update to ``wqkv`` are split like its own.
+
     Raises:
-        CheckpointError: A key or a tensor is missing, unexpected or of the wrong shape, or the config asks for
-            something that is not known of these models.
+        CheckpointError: A key or a tensor is missing, unexpected or of the wrong shape, the config asks for something
+            that is not known of these models, or the adapter belongs to another model.
     """
     llama = llama_config(read_internlm2_config(folder), folder)
-    tensors = {name: tensor.to(_dtype_of(name, dtype)) for name, tensor in read_tensors(folder)}
+    if adapter is not None:
+        adapter.check(expected_shapes(llama))
+    tensors = {
+        name: (tensor if adapter is None else adapter.merged(name, tensor)).to(_dtype_of(name, dtype))
+        for name, tensor in read_tensors(folder)
+    }
     _check_keys(tensors, expected_shapes(llama), folder)
     head = linear_head(tensors.pop(_HEAD))
     with torch.device("meta"):

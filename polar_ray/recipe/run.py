@@ -33,8 +33,9 @@ class Compute(Part):
     Attributes:
         address: A Ray cluster's address; None takes ``RAY_ADDRESS``, or starts Ray inside this process.
         actors: Scoring actors, each with its own copy of the model.
-        gpus_per_actor: GPUs of one actor; a fraction lets actors share a GPU. None takes one where the cluster
-            has GPUs and the scorer can use them, else none.
+        gpus_per_actor: GPUs of one actor; a fraction lets actors share a GPU, and 2, 4 or 8 spread the weights of a
+            model that does not fit into one. None takes one where the cluster has GPUs and the scorer can use them,
+            else none.
         cpus_per_actor: CPUs of one actor: the threads that its model may use.
         accelerator_type: Ray's name of the GPU, such as ``H100``, in a mixed cluster.
         splits_in_flight: Splits that wait at each actor while it scores another.
@@ -46,6 +47,12 @@ class Compute(Part):
     cpus_per_actor: float = Field(default=1, gt=0)
     accelerator_type: str | None = None
     splits_in_flight: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> "Compute":
+        if self.gpus_per_actor is not None and self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
+            raise ValueError(f"gpus_per_actor is {self.gpus_per_actor:g}, but beyond 1 it must be a whole number")
+        return self
 
 
 class Limits(Part):

@@ -54,6 +54,9 @@ class RewardModel(Part):
     Attributes:
         model: A local folder or a Hugging Face id.
         revision: Branch, tag or commit on the Hugging Face hub.
+        adapter: A LoRA adapter of PEFT that is merged into the model: a local folder or a Hugging Face id. The
+            tokenizer and the chat template are the model's.
+        adapter_revision: Branch, tag or commit of the adapter on the Hugging Face hub.
         dtype: The backbone's dtype; the head always runs in float32.
         device: ``auto`` takes CUDA where there is one.
         token_budget: Most tokens in one forward; ``None`` lets the engine choose.
@@ -65,6 +68,8 @@ class RewardModel(Part):
 
     model: str
     revision: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
     dtype: DType = "bfloat16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     token_budget: int | None = Field(default=None, ge=1)

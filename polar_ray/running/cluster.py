@@ -151,6 +151,11 @@ class Pool:
         """Threads that a model on the CPU may use."""
         return max(1, int(self.cpus))
 
+    @property
+    def ranks(self) -> int:
+        """Devices over which the weights of one actor's model are spread."""
+        return max(1, int(self.gpus))
+
 
 def pools(compute: Compute, scorers: list[ScorerConfig]) -> list[Pool]:
     """Returns the pool of each scorer.

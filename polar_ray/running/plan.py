@@ -12,8 +12,11 @@ from polar_ray.data.parsing import parse_split
 from polar_ray.data.reading import RawSplit, read_source
 from polar_ray.data.scattered import assemble, parse_candidate_rows
 from polar_ray.data.sources import plan_sources
+from polar_ray.models.adapter_config import AdapterConfig
+from polar_ray.models.checkpoint import resolve_adapter
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.recipe.scorers import RewardModel
 from polar_ray.running.derivations import check_derivations
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.inputs import input_files
@@ -48,13 +51,14 @@ class Plan:
     dead_letters: dict[str, int]
     first: list[FirstCandidate]
     estimate: list[str]
+    warnings: list[str]
 
 
 def plan(recipe: Recipe) -> Plan:
     """Works out what a run of the recipe would do.
 
     Raises:
-        PolarRayError: The input cannot be listed, or a scorer's tokenizer cannot be loaded.
+        PolarRayError: The input cannot be listed, or a scorer's tokenizer or adapter cannot be loaded.
     """
     check_derivations(recipe, parent_of(recipe))
     files = input_files(recipe, RunFolder.of(recipe.output.path, recipe.output.storage_options))
@@ -87,7 +91,19 @@ def plan(recipe: Recipe) -> Plan:
         dead_letters=dict(reasons),
         first=first,
         estimate=_estimate(share, candidates, tokens),
+        warnings=_warnings(recipe),
     )
+
+
+def _warnings(recipe: Recipe) -> list[str]:
+    """Returns what is likely a mistake in the recipe, in sentences."""
+    adapted = [scorer for scorer in recipe.named_scorers.values() if isinstance(scorer, RewardModel) and scorer.adapter]
+    found = []
+    for scorer in adapted:
+        assert scorer.adapter is not None
+        folder = resolve_adapter(scorer.adapter, scorer.adapter_revision, weights=False)
+        found.append(AdapterConfig.read(folder).differs_from(scorer.model))
+    return [sentence for sentence in found if sentence is not None]
 
 
 def _parsed(files: list[InputFile], sampled: list[RawSplit], config: Input) -> tuple[list[pa.Table], Counter[str]]:

@@ -159,8 +159,13 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
 
 
 def _unverified(recipe: Recipe, todo: Todo, tally: Tally) -> list[str]:
-    """Returns the scorers of which nothing is verified, where the first split, whose turn it would be, is done."""
-    done = any(commit.statuses and (commit.file_index, commit.split_index) == (0, 0) for commit in todo.commits)
+    """Returns the scorers of which the next split is to be verified in part, since the first one's turn is over.
+
+    Scattered input has no first split that is sure to hold a group.
+    """
+    done = recipe.input.layout == "scattered" or any(
+        commit.statuses and (commit.file_index, commit.split_index) == (0, 0) for commit in todo.commits
+    )
     missing = [name for name in recipe.named_scorers if name not in tally.verified or not tally.verified[name].groups]
     return missing if recipe.verify and done else []
 

@@ -1,5 +1,6 @@
 """The scoring stage: one actor, one copy of the model."""
 
+import logging
 import os
 import socket
 import time
@@ -10,7 +11,7 @@ import pyarrow as pa
 import ray
 
 from polar_ray.data.status import Status
-from polar_ray.errors import CheckpointError, PolarRayError, ScoringError
+from polar_ray.errors import CheckpointError, DeviceLost, PolarRayError, ScoringError
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
 from polar_ray.running.attempts import Attempt
 from polar_ray.running.envelope import Envelope
@@ -19,6 +20,8 @@ from polar_ray.scorers.base import Scores
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
 from polar_ray.scorers.verification import Verification, sample, verify
+
+logger = logging.getLogger(__name__)
 
 MAX_DEATHS_AT_START = 3
 """Times in a row that an actor's process may die while its model is loaded."""
@@ -32,7 +35,8 @@ class Score:
     the status ``crashed``, and then the rest is scored whole again.
 
     A share of the groups (``verify``) is scored again plainly, after the split's scores are final. The first split of
-    the input verifies one group at least, and so does, where that is not to be had, the next one that is scored.
+    the input verifies one group at least, and so does, where that is not to be had (the split has nothing to verify,
+    was scored before verification was asked for, or input is scattered), the next one that is scored.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Score:
         attempts: Any,
         max_attempts: int,
         threads: int,
+        ranks: int,
         verify: float = 0,
     ) -> None:
         if isinstance(config, RewardModel):
@@ -67,7 +72,7 @@ class Score:
                     "its model does not fit into memory: give it a larger machine or GPU, or fewer actors to a node"
                 )
             _check_files(config, fingerprint)
-            self._scorer = make_scorer(config)
+            self._scorer = make_scorer(config, ranks)
         except PolarRayError as error:
             # Raised from here it would come out as a page of Ray's own words; the driver asks for it instead.
             ray.get(attempts.cannot_start.remote(error))
@@ -98,7 +103,9 @@ class Score:
         scored = scored.timed(f"score:{self._name}", time.perf_counter() - started)
         if self._verify:
             started = time.perf_counter()
-            first = (envelope.header.file_index, envelope.header.split_index) == (0, 0)
+            # A partition of scattered input belongs to no file, and the first of them may be empty.
+            header = envelope.header
+            first = bool(header.file) and (header.file_index, header.split_index) == (0, 0)
             verified = self._verified(groups, ids, scores, attempt, at_least_one=first or attempt.verify)
             scored = scored.verified(self._name, verified)
             scored = scored.timed(f"verify:{self._name}", time.perf_counter() - started)
@@ -143,8 +150,9 @@ class Score:
                 raise
             # What else a scorer raises here hit every group of the split. It becomes their status; the driver
             # stops the run when no split fares better.
-            if "CUDA error" in str(error):
-                # A CUDA error leaves the process unable to use the device: only a new process helps.
+            if isinstance(error, DeviceLost) or "CUDA error" in str(error):
+                # Either leaves the process unable to use its devices: only a new process helps.
+                logger.error("%s", error)
                 os._exit(1)
             candidates = sum(len(row) for row in groups.column("candidates"))
             return unscored(candidates, Status.ERROR, f"{type(error).__name__}: {error}", self._scorer.extras)

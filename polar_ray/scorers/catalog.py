@@ -48,9 +48,15 @@ def entry_of(config: ScorerConfig) -> Entry:
     return CATALOG[config.kind]
 
 
-def make_scorer(config: ScorerConfig) -> Scorer:
-    """Loads the scorer: weights, tokenizer, self-check. Raises what the scorer's ``from_config`` raises."""
-    return cast(Scorer, _class_at(entry_of(config).scorer).from_config(config))
+def make_scorer(config: ScorerConfig, ranks: int = 1) -> Scorer:
+    """Loads the scorer: weights, tokenizer, self-check. Raises what the scorer's ``from_config`` raises.
+
+    Args:
+        config: The scorer's settings.
+        ranks: Devices over which the weights of a reward model are spread; 1 for every other scorer.
+    """
+    scorer = _class_at(entry_of(config).scorer)
+    return cast(Scorer, scorer.from_config(config, ranks) if ranks > 1 else scorer.from_config(config))
 
 
 def make_encoder(config: ScorerConfig) -> Encoder | None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from polar_ray.data.group import Group
+from polar_ray.models.adapter import Adapter
 from polar_ray.models.internlm2 import load_internlm2_reward
 from polar_ray.models.loaded import LoadedModel
 from polar_ray.recipe.scorers import InternLM2Reward
@@ -28,8 +29,8 @@ class InternLM2RewardScorer(RewardModelScorer):
     scoring_code = "internlm2_reward-1"
 
     @classmethod
-    def load_model(cls, config: InternLM2Reward, folder: Path) -> LoadedModel:
-        return load_internlm2_reward(folder, config.dtype)
+    def load_model(cls, config: InternLM2Reward, folder: Path, adapter: Adapter | None) -> LoadedModel:
+        return load_internlm2_reward(folder, config.dtype, adapter)
 
     def known_order(self) -> Group:
         # From the model card: 0.77 and -2.22.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from polar_ray.data.group import Group
+from polar_ray.models.adapter import Adapter
 from polar_ray.models.internlm2 import load_internlm2_reward
 from polar_ray.models.loaded import LoadedModel
 from polar_ray.recipe.scorers import Polar, References
@@ -26,8 +27,8 @@ class PolarScorer(RewardModelScorer):
     scoring_code = "polar-1"
 
     @classmethod
-    def load_model(cls, config: Polar, folder: Path) -> LoadedModel:
-        return load_internlm2_reward(folder, config.dtype)
+    def load_model(cls, config: Polar, folder: Path, adapter: Adapter | None) -> LoadedModel:
+        return load_internlm2_reward(folder, config.dtype, adapter)
 
     def known_order(self) -> Group:
         # From POLAR's model card: POLAR-7B gives -0.57 and -11.03.

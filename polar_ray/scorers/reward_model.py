@@ -1,5 +1,6 @@
 """What every scorer with a reward model shares: loading, scoring a table, and its fingerprint."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from polar_ray.data.group import Group, groups_to_table
 from polar_ray.data.status import Status
 from polar_ray.engine.device import BATCH_TOLERANCE
 from polar_ray.engine.engine import Engine
-from polar_ray.errors import ScoringError
-from polar_ray.models.checkpoint import file_hashes, resolve
+from polar_ray.errors import DeviceLost, ScoringError
+from polar_ray.models.adapter import Adapter
+from polar_ray.models.checkpoint import adapter_hashes, file_hashes, resolve, resolve_adapter
 from polar_ray.models.loaded import LoadedModel
 from polar_ray.recipe.scorers import References, RewardModel
 from polar_ray.scorers.base import CandidateScore, Scores
@@ -23,12 +25,17 @@ from polar_ray.scorers.reward_encoder import RewardModelEncoder
 from polar_ray.scorers.self_check import check_scorer
 
 SETTINGS_WITHOUT_EFFECT = frozenset(
-    {"model", "revision", "device", "token_budget", "self_check", "known_scores", "kind"}
+    {
+        *("model", "revision", "adapter", "adapter_revision", "device", "token_budget"),
+        *("self_check", "known_scores", "kind"),
+    }
 )
 """Settings that are left out of the fingerprint: they cannot change a score by more than rounding.
 
-The model's files are in it by their hashes, so its name is not.
+The files of the model and of its adapter are in it by their hashes, so their names are not.
 """
+
+logger = logging.getLogger(__name__)
 
 
 class RewardModelScorer(ABC):
@@ -56,8 +63,8 @@ class RewardModelScorer(ABC):
 
     @classmethod
     @abstractmethod
-    def load_model(cls, config: Any, folder: Path) -> LoadedModel:
-        """Loads the checkpoint in a folder, in the dtype of the settings.
+    def load_model(cls, config: Any, folder: Path, adapter: Adapter | None) -> LoadedModel:
+        """Loads the checkpoint in a folder, in the dtype of the settings, with an adapter merged into it.
 
         Raises:
             CheckpointError: The files are not what this scorer needs.
@@ -68,8 +75,12 @@ class RewardModelScorer(ABC):
         """Returns a group of two candidates of which the first must beat the second."""
 
     @classmethod
-    def from_config(cls, config: Any) -> Self:
+    def from_config(cls, config: Any, ranks: int = 1) -> Self:
         """Loads tokenizer and weights and runs the self-check.
+
+        Args:
+            config: The settings.
+            ranks: Devices over which the weights are spread, for a model that does not fit into one.
 
         Raises:
             CheckpointError: The model's files cannot be found, or are not what this scorer needs.
@@ -78,21 +89,26 @@ class RewardModelScorer(ABC):
         """
         folder = resolve(config.model, config.revision)
         encoder = cls.encoder_class(config, folder)
-        model = cls.load_model(config, folder)
-        engine = Engine(model, device=config.device, dtype=config.dtype, token_budget=config.token_budget)
+        adapter = _adapter(config)
+        model = cls.load_model(config, folder, adapter)
+        # Its matrices are in the model now.
+        del adapter
+        engine = Engine(model, device=config.device, dtype=config.dtype, token_budget=config.token_budget, ranks=ranks)
         scorer = cls(config, encoder, engine)
         check_scorer(scorer)
         return scorer
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, **settings: Any) -> Self:
+    def from_pretrained(cls, model: str | Path, *, ranks: int = 1, **settings: Any) -> Self:
         """Loads a local folder or a Hugging Face id; ``settings`` are those of a recipe, such as ``dtype``.
+
+        ``ranks`` is the number of devices over which the weights are spread.
 
         Example:
             >>> scorer = PolarScorer.from_pretrained("/models/POLAR-7B", dtype="bfloat16")
             >>> scorer.score([group])[0][0].reward
         """
-        return cls.from_config(cls.settings(model=str(model), **settings))
+        return cls.from_config(cls.settings(model=str(model), **settings), ranks)
 
     @classmethod
     def fingerprint(cls, config: Any) -> dict[str, str]:
@@ -103,10 +119,14 @@ class RewardModelScorer(ABC):
         """
         chosen = config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT)
         folder = resolve(config.model, config.revision)
+        hashes = file_hashes(folder)
+        if config.adapter is not None:
+            adapter = adapter_hashes(resolve_adapter(config.adapter, config.adapter_revision))
+            hashes |= {f"adapter/{name}": digest for name, digest in adapter.items()}
         return (
             {"kind": config.kind, "scoring_code": cls.scoring_code}
             | {f"setting:{name}": str(value) for name, value in sorted(chosen.items())}
-            | {f"file:{name}": digest for name, digest in file_hashes(folder).items()}
+            | {f"file:{name}": digest for name, digest in hashes.items()}
         )
 
     def score(self, groups: list[Group]) -> list[list[CandidateScore]]:
@@ -123,6 +143,7 @@ class RewardModelScorer(ABC):
 
         Raises:
             ScoringError: Every group raised. The cause is the first group's.
+            DeviceLost: Nothing more can be scored in this process.
         """
         return self._score_table(groups, self.encoder.encode(groups) if encoded is None else encoded, self.engine.score)
 
@@ -157,6 +178,16 @@ class RewardModelScorer(ABC):
         return "first"
 
 
+def _adapter(config: RewardModel) -> Adapter | None:
+    """Reads the adapter of the settings; logs where it was trained on a model of another name."""
+    if config.adapter is None:
+        return None
+    adapter = Adapter.read(resolve_adapter(config.adapter, config.adapter_revision))
+    if difference := adapter.config.differs_from(config.model):
+        logger.warning("%s", difference[0].upper() + difference[1:])
+    return adapter
+
+
 def _score_isolated(
     score: Callable[[list[Any]], np.ndarray], sequences: list[Any], group: np.ndarray
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -169,6 +200,9 @@ def _score_isolated(
         return np.empty(0, np.float32), {}
     try:
         return score(sequences), {}
+    except DeviceLost:
+        # No group would fare better.
+        raise
     except Exception as first:
         # Whatever one group's ids make the model raise must not cost the others their scores.
         whole = first
@@ -178,6 +212,8 @@ def _score_isolated(
         members = np.flatnonzero(group == number)
         try:
             reward[members] = score([sequences[member] for member in members])
+        except DeviceLost:
+            raise
         except Exception as error:  # As above.
             failures[number] = f"{type(error).__name__}: {error}"
     if len(failures) == len(np.unique(group)):

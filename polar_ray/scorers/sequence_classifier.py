@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from polar_ray.data.group import Group
+from polar_ray.models.adapter import Adapter
 from polar_ray.models.chat_tokenizer import chat_template_hash
 from polar_ray.models.checkpoint import resolve
 from polar_ray.models.classifier import load_classifier
@@ -32,13 +33,13 @@ class SequenceClassifierScorer(RewardModelScorer):
     scoring_code: ClassVar[str] = "1"
 
     @classmethod
-    def load_model(cls, config: SequenceClassifier, folder: Path) -> LoadedModel:
+    def load_model(cls, config: SequenceClassifier, folder: Path, adapter: Adapter | None) -> LoadedModel:
         """Loads the classifier in a folder.
 
         Raises:
             CheckpointError: It is not a causal classifier of transformers with one label and a whole set of tensors.
         """
-        return load_classifier(folder, config.dtype)
+        return load_classifier(folder, config.dtype, adapter)
 
     @classmethod
     def fingerprint(cls, config: SequenceClassifier) -> dict[str, str]:

@@ -41,7 +41,7 @@ class SequenceClassifierEncoder(RewardModelEncoder):
     settings: ClassVar[type[RewardModel]] = SequenceClassifier
 
     def __init__(self, config: SequenceClassifier, folder: Path) -> None:
-        model_limit = max_positions(read_classifier_config(folder))
+        model_limit = max_positions(read_classifier_config(folder, adapted=config.adapter is not None))
         if config.max_length is not None and config.max_length > model_limit:
             raise RecipeError(
                 f"max_length is {config.max_length}, but {config.model} can be given {model_limit} tokens at most. "

@@ -1,5 +1,6 @@
 """Attention over chains of runs, against attention written out for each sequence."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from polar_ray.engine.attention import attend
+from polar_ray.engine.flex import BLOCK, FlexTables, Visibility, attend_flex
 from polar_ray.engine.kernels import Kernels, load_kernels
-from polar_ray.engine.layout import Layout, lay_out
+from polar_ray.engine.layout import Layout, Spans, lay_out
 from polar_ray.engine.plan import Budget, Plan, plan_forwards
+from polar_ray.engine.varlen import varlen_calls
 
 torch.set_num_threads(1)
 KERNELS = load_kernels()
@@ -131,3 +134,70 @@ def test_keys_between_others_are_read_where_they_lie() -> None:
     for kernels in (None, KERNELS):
         plain = attend(query, key, value, LAYOUT.pieces, LAYOUT.tokens, scale=0.25, kernels=kernels)
         assert torch.equal(attend(*views, LAYOUT.pieces, LAYOUT.tokens, scale=0.25, kernels=kernels), plain)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, 37, 300])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_flex_attention_with_its_mask_gives_the_same(window: int | None, softcap: float | None) -> None:
+    query, key, value = tensors(4, 2, 16, torch.float32)
+    tables = FlexTables.of(LAYOUT.pieces, LAYOUT.tokens, torch.device("cpu"), window)
+    found = attend_flex(query, key, value, tables, scale=0.25, softcap=softcap)
+    expected = written_out(query, key, value, 0.25, softcap, window)
+    torch.testing.assert_close(found.double(), expected, atol=5e-6, rtol=0)
+    tables = FlexTables.of(LAYOUT.pieces, LAYOUT.reads, torch.device("cpu"), window)
+    reads = attend_flex(query[LAYOUT.read_rows], key, value, tables, scale=0.25, softcap=softcap)
+    torch.testing.assert_close(reads.double(), expected[LAYOUT.read_rows], atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 37, 300])
+@pytest.mark.parametrize("spans", [LAYOUT.tokens, LAYOUT.reads], ids=["tokens", "reads"])
+def test_no_block_with_something_to_see_is_skipped_and_none_with_something_to_hide_is_left_unmasked(
+    spans: Spans, window: int | None
+) -> None:
+    queries, keys = int(spans.length.sum()), len(LAYOUT.ids)
+    # What each query sees, from the chains alone, query by query.
+    visible = np.zeros((queries, keys), bool)
+    for span in range(len(spans.start)):
+        chain = [np.arange(LAYOUT.pieces.length[p]) + LAYOUT.pieces.start[p] for p in spans.chain_of(span)]
+        path = np.concatenate(chain)
+        for query in range(spans.length[span]):
+            end = spans.position[span] + query + 1
+            visible[spans.start[span] + query, path[0 if window is None else max(0, end - window) : end]] = True
+    some, every = Visibility.of(LAYOUT.pieces, spans).blocks(window)
+    skipped = 0
+    for row, column in np.ndindex(some.shape):
+        block = visible[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
+        assert some[row, column] or not block.any()
+        assert not every[row, column] or block.all()
+        assert not every[row, column] or block.shape[1] == BLOCK
+        skipped += not some[row, column]
+    # Read-outs are few, and one block of them.
+    assert skipped > some.size / 5 or len(some) == 1
+
+
+@pytest.mark.parametrize("most_keys", [1, 900, 10**6])
+@pytest.mark.parametrize("spans", [LAYOUT.tokens, LAYOUT.reads], ids=["tokens", "reads"])
+def test_the_calls_for_flash_attention_gather_each_chain_once_and_no_more_at_a_time(
+    spans: Spans, most_keys: int
+) -> None:
+    calls = varlen_calls(LAYOUT.pieces, spans, torch.device("cpu"), most_keys)
+    chains = []
+    place = 0
+    for call in calls:
+        assert call.first == place
+        place = call.stop
+        ends, key_ends = call.query_ends.tolist(), call.key_ends.tolist()
+        assert ends[-1] == call.stop - call.first
+        assert call.most_queries == np.diff(ends).max()
+        assert call.most_keys == np.diff(key_ends).max()
+        assert key_ends[-1] == len(call.keys) <= max(most_keys, call.most_keys)
+        chains += [call.keys[low:high].tolist() for low, high in pairwise(key_ends)]
+    assert place == spans.length.sum()
+    assert len(calls) == (len(spans.start) if most_keys == 1 else 1 if most_keys == 10**6 else len(calls))
+    for span, chain in enumerate(chains):
+        pieces = spans.chain_of(span)
+        expected = [np.arange(LAYOUT.pieces.length[p]) + LAYOUT.pieces.start[p] for p in pieces]
+        assert chain == np.concatenate(expected).tolist()
+        # FlashAttention lets the last query see the last key, the one before it the one before, and so on.
+        assert len(chain) == spans.position[span] + spans.length[span]

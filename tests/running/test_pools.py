@@ -56,6 +56,16 @@ def test_several_scorers_share_what_is_there() -> None:
     assert initial([{"CPU": 4, "GPU": 2}, {"CPU": 4}], compute(1, 4), MODEL, TEXT) == [2, 4]
 
 
+def test_a_model_is_spread_over_the_gpus_of_its_actor() -> None:
+    nodes: Nodes = [{"CPU": 16, "GPU": 4}, {"CPU": 16, "GPU": 1}]
+    (pool,) = pools_on(nodes, compute(1, 8, gpus_per_actor=2), [MODEL])
+    assert (pool.initial, pool.gpus, pool.ranks) == (2, 2, 2)
+    assert [pools_on(nodes, compute(gpus_per_actor=gpus), [MODEL])[0].ranks for gpus in (0, 0.5, 1, 4)] == [1, 1, 1, 4]
+    assert pools_on(nodes, compute(gpus_per_actor=2), [CPU_MODEL])[0].ranks == 1
+    with pytest.raises(ValueError, match=r"gpus_per_actor is 1\.5, but beyond 1 it must be a whole number"):
+        compute(gpus_per_actor=1.5)
+
+
 def test_two_models_do_not_count_on_the_same_gpu() -> None:
     with pytest.raises(ClusterTooSmall, match=r"for each of 2 scorer\(s\)"):
         pools_on([{"CPU": 16, "GPU": 1}], compute(), [MODEL, MODEL])
