@@ -303,11 +303,11 @@ def main() -> None:
     ratios = {name: run(name, arguments, sets) for name in arguments.dtype}
     if len(arguments.dtype) * len(arguments.candidates) == 1:
         return
-    print(f"\ntimes (e):\n{'':36}" + "".join(f"{way:>12}" for way in ratios[arguments.dtype[0]]))
+    print(f"\ntimes (e):\n{'':46}" + "".join(f"{way:>12}" for way in ratios[arguments.dtype[0]]))
     for name, by_way in ratios.items():
         for place, part in enumerate(sets):
             label = f"{part.name}, {part.candidates} candidates, {name}"
-            print(f"{label:42}" + "".join(f"{values[place]:>12.2f}" for values in by_way.values()))
+            print(f"{label:46}" + "".join(f"{values[place]:>12.2f}" for values in by_way.values()))
 
 
 if __name__ == "__main__":
