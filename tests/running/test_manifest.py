@@ -43,7 +43,6 @@ def test_it_has_every_key_and_no_other(manifest: dict[str, Any]) -> None:
         "resumed_splits",
         "stage_seconds",
         "versions",
-        "parent",
         "stages",
         "startup_s",
         "parent",
