@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.manifest import Manifest
     from polar_ray.running.plan import plan
+    from polar_ray.running.retry import retry
     from polar_ray.running.run import run
     from polar_ray.scorers.base import CandidateScore, Scores
     from polar_ray.scorers.internlm2_reward import InternLM2RewardScorer
@@ -60,6 +61,7 @@ __all__ = [
     "open_scores",
     "plan",
     "read_scores",
+    "retry",
     "run",
 ]
 
@@ -84,6 +86,7 @@ _MODULES = {
     "open_scores": "data.scores",
     "plan": "running.plan",
     "read_scores": "data.scores",
+    "retry": "running.retry",
     "run": "running.run",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: ``polar-ray run | plan | show | derive | env``."""
+"""The command line: ``polar-ray run | plan | show | retry | derive | env``."""
 
 import signal
 import sys
@@ -62,14 +62,36 @@ def show(
     run: RunPath, groups: Annotated[int, typer.Option("--groups", "-n", help="Ranked groups to show.")] = 3
 ) -> None:
     """Show a finished run: the manifest's figures and a few groups with their candidates in ranked order."""
+    from polar_ray.data.generations import newest
     from polar_ray.data.scores import sample
     from polar_ray.running.folder import RunFolder
     from polar_ray.running.manifest import read_manifest
     from polar_ray.showing import print_groups, print_manifest
 
-    manifest = read_manifest(RunFolder.of(run))
-    print_groups(sample(run, groups))
-    print_manifest(manifest, run)
+    folder, _ = newest(run)
+    manifest = read_manifest(RunFolder.of(folder))
+    print_groups(sample(folder, groups))
+    print_manifest(manifest, folder)
+
+
+@app.command()
+def retry(
+    run: RunPath,
+    overrides: Overrides = None,
+    allow_changed: Annotated[
+        bool, typer.Option("--allow-changed", help="Go on although the scorer is not what it was.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete an unfinished retry first.")] = False,
+) -> None:
+    """Score again what failed in a finished run, and what was a dead letter, into the table's next generation."""
+    from polar_ray.data.generations import generation, run_of
+    from polar_ray.running.progress import reporter
+    from polar_ray.running.retry import retry as retry_run
+    from polar_ray.showing import print_manifest
+
+    manifest = retry_run(run, overrides, allow_changed=allow_changed, fresh=fresh, reporter=reporter())
+    number = manifest.generation.number if manifest.generation is not None else 1
+    print_manifest(manifest, generation(run_of(run)[0], number))
 
 
 @app.command()

@@ -40,6 +40,9 @@ def print_manifest(manifest: "Manifest", path: str) -> None:
         f"conservation: {kept['rows_read']:,} rows read = {kept['rows_in_groups']:,} in groups + "
         f"{kept['dead_letters']:,} dead letters + {kept['drops']:,} drops"
     )
+    if manifest.generation is not None:
+        sources = ", ".join(f"{source.groups:,} from {source.generation}" for source in manifest.generation.sources)
+        console.print(f"generation {manifest.generation.number}; rows by the generation that scored them: {sources}")
     console.print(f"score table: {path.rstrip('/')}/scores/part-*.parquet", soft_wrap=True)
 
 

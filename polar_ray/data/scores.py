@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from polar_ray.data.generations import newest
 from polar_ray.data.storage import Storage
 from polar_ray.errors import NotARun, NotFinished
 
@@ -15,7 +16,7 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
     """Opens the score table of a run as an Arrow dataset: lazily, with column selection and filters.
 
     Args:
-        run: The output folder of the run.
+        run: The output folder of the run; its newest generation is read, or the one whose folder this is.
         storage_options: As in a recipe.
         partial: Open the parts that are there although the run has not finished.
 
@@ -24,7 +25,7 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
         NotFinished: The run has not finished, and ``partial`` is not set.
     """
     storage = Storage.of(run, storage_options or {})
-    root = run.rstrip("/")
+    root, _ = newest(run, storage_options)
     finished = storage.exists(f"{root}/manifest.json")
     if not finished and not storage.exists(f"{root}/_run/run.json"):
         raise NotARun(f"{run} is not the output folder of a run: it has no manifest.json")

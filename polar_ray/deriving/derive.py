@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from polar_ray.data.generations import newest
 from polar_ray.data.scores import open_scores
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.card import card
@@ -56,7 +57,7 @@ def derive(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progress | No
         39
     """
     dataset = open_scores(recipe.run.path, storage_options=recipe.run.storage_options)
-    source = Storage.of(recipe.run.path, recipe.run.storage_options)
+    source = Storage.of(newest(recipe.run.path, recipe.run.storage_options)[0], recipe.run.storage_options)
     parent = _parent(source)
     work = Work(source, recipe, wanted_of(recipe, dataset.schema))
     folder = DerivedFolder(Storage.of(recipe.output.path).url, recipe.output.storage_options)

@@ -9,6 +9,36 @@ from polar_ray.running.folder import RunFolder
 from polar_ray.running.tally import Tally
 
 
+class Source(msgspec.Struct, frozen=True):
+    """Rows of a score table that were scored in the same generation.
+
+    Attributes:
+        generation: Its number; 1 is the run itself.
+        groups: How many.
+        fingerprints: By scorer, what could change their scores.
+    """
+
+    generation: int
+    groups: int
+    fingerprints: dict[str, dict[str, str]]
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """What a retry says of itself in its manifest.
+
+    Attributes:
+        number: 2 for the first retry.
+        parent: The folder of the generation before.
+        parent_sha256: Of the parent's manifest.
+        sources: Which rows come from which generation.
+    """
+
+    number: int
+    parent: str
+    parent_sha256: str
+    sources: list[Source]
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """The record of a finished run, written last as ``manifest.json``.
 
@@ -23,6 +53,7 @@ class Manifest(msgspec.Struct, frozen=True):
         throughput: Candidates and tokens per second of this attempt, over ``scoring_s``.
         resumed_splits: Splits that an earlier attempt had committed.
         stage_seconds: Seconds of work in each stage, summed over processes.
+        generation: Of a retry: its number, and which rows come from which generation.
     """
 
     recipe: dict[str, Any]
@@ -38,6 +69,7 @@ class Manifest(msgspec.Struct, frozen=True):
     resumed_splits: int
     stage_seconds: dict[str, float]
     versions: dict[str, str]
+    generation: Generation | None = None
 
 
 def read_manifest(folder: RunFolder) -> Manifest:

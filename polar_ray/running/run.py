@@ -5,6 +5,7 @@ from datetime import datetime, timezone
 
 import msgspec
 
+from polar_ray.data.listing import InputFile
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import RunStalled
 from polar_ray.recipe.recipe import Recipe
@@ -23,9 +24,12 @@ from polar_ray.running.manifest import Manifest, conservation_of, counts_of, rea
 from polar_ray.running.passes import NodeLossWatch, run_pass
 from polar_ray.running.pipeline import dataset
 from polar_ray.running.progress import Reporter, Silent
+from polar_ray.running.retrial import Retrial
 from polar_ray.running.tally import Tally
 from polar_ray.running.todo import Todo, todo_of
 
+LEFTOVER_S = 600
+"""Seconds after which a half-written file was left by a writer that is dead: no write takes as long."""
 MAX_LOST_PASSES = 3
 """Passes in a row that may be lost without one commit between them."""
 
@@ -49,21 +53,37 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         >>> manifest.counts["groups"]
         40
     """
-    reporter = reporter or Silent()
-    started, started_at = time.monotonic(), _now()
     folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
-    files = input_files(recipe, folder)
+    return score(recipe, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter or Silent())
+
+
+def score(
+    recipe: Recipe,
+    folder: RunFolder,
+    files: list[InputFile],
+    *,
+    fresh: bool,
+    reporter: Reporter,
+    retrial: Retrial | None = None,
+) -> Manifest:
+    """Scores files into a folder; see ``run``. A ``retrial`` says what need not be scored again."""
+    started, started_at = time.monotonic(), _now()
     with connected(recipe.compute):
         sized = pools(recipe.compute, list(recipe.named_scorers.values()))
         job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized))
+        if retrial is not None:
+            retrial.check(job.fingerprints)
         establish(folder, Identity.of(recipe, files, job.fingerprints), fresh=fresh)
         if folder.is_finished():
             reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")
             return read_manifest(folder)
+        folder.storage.sweep(folder.path, older_than_s=LEFTOVER_S)
+        if retrial is not None:
+            job = retrial.prepare(job, reporter)
         todo = todo_of(recipe.input, plan_sources(files, recipe.input), folder)
         tally = Tally(todo.commits)
         resumed = tally.splits
-        if resumed:
+        if resumed and retrial is None:
             reporter.say(f"resuming: {resumed} splits with {tally.candidates:,} candidates are done")
         clock = ScoringClock(tally)
         reporter.begin(todo.done_share)
@@ -91,7 +111,10 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         resumed_splits=resumed,
         stage_seconds={stage: round(seconds, 3) for stage, seconds in tally.seconds.items()},
         versions=versions(),
+        generation=retrial.record(job, tally) if retrial is not None else None,
     )
+    # Every split is committed, so what killed writers left belongs to nobody.
+    folder.storage.sweep(folder.path)
     folder.storage.write_atomic(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     return manifest
 
