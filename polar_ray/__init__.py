@@ -19,11 +19,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from polar_ray.curating.tick import curate
+    from polar_ray.curating.versions import latest_version
     from polar_ray.data.explode import explode
     from polar_ray.data.group import Candidate, Group, Message
     from polar_ray.data.scores import open_scores, read_scores
     from polar_ray.data.status import Status
     from polar_ray.deriving.derive import derive
+    from polar_ray.recipe.curate import CurateRecipe
     from polar_ray.recipe.derive import DeriveRecipe
     from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.manifest import Manifest
@@ -43,6 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Candidate",
     "CandidateScore",
+    "CurateRecipe",
     "DeriveRecipe",
     "Group",
     "InternLM2RewardScorer",
@@ -56,8 +60,10 @@ __all__ = [
     "Status",
     "TextClosenessScorer",
     "TextScorer",
+    "curate",
     "derive",
     "explode",
+    "latest_version",
     "open_scores",
     "plan",
     "read_scores",
@@ -68,6 +74,7 @@ __all__ = [
 _MODULES = {
     "Candidate": "data.group",
     "CandidateScore": "scorers.base",
+    "CurateRecipe": "recipe.curate",
     "DeriveRecipe": "recipe.derive",
     "Group": "data.group",
     "InternLM2RewardScorer": "scorers.internlm2_reward",
@@ -81,8 +88,10 @@ _MODULES = {
     "Status": "data.status",
     "TextClosenessScorer": "scorers.text_closeness",
     "TextScorer": "scorers.text_scorer",
+    "curate": "curating.tick",
     "derive": "deriving.derive",
     "explode": "data.explode",
+    "latest_version": "curating.versions",
     "open_scores": "data.scores",
     "plan": "running.plan",
     "read_scores": "data.scores",

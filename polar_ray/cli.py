@@ -1,4 +1,4 @@
-"""The command line: ``polar-ray run | plan | show | retry | derive | env``."""
+"""The command line: ``polar-ray run | plan | show | retry | derive | curate | env``."""
 
 import signal
 import sys
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from polar_ray import __version__
-from polar_ray.errors import PolarRayError
+from polar_ray.errors import PolarRayError, RecipeError
 
 app = typer.Typer(
     name="polar-ray",
@@ -112,6 +112,35 @@ def derive(
     resolved = DeriveRecipe.load(recipe, overrides)
     manifest = derive_recipe(resolved, fresh=fresh, progress=progress_line if sys.stderr.isatty() else None)
     print(summary(manifest, resolved.output.path))
+
+
+@app.command()
+def curate(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Such as pipelines/curate_nightly.yaml.")],
+    overrides: Overrides = None,
+    every: Annotated[
+        str | None, typer.Option("--every", metavar="INTERVAL", help="Go on, with a tick every 30m, 1h, 1d, …")
+    ] = None,
+    cron: Annotated[
+        str | None, typer.Option("--cron", metavar="EXPRESSION", help="Go on, with a tick at these times (UTC).")
+    ] = None,
+) -> None:
+    """Score the shards that are new, derive, and publish a dated version. One tick, unless told to go on."""
+    from polar_ray.curating.schedule import Cron, Every, SystemClock, keep_ticking, tick_in_process
+    from polar_ray.curating.tick import curate as curate_recipe
+    from polar_ray.recipe.curate import CurateRecipe
+    from polar_ray.running.progress import LogLines, reporter
+    from polar_ray.running.termination import exit_on_sigterm
+
+    resolved = CurateRecipe.load(recipe, overrides)
+    if every is not None and cron is not None:
+        raise RecipeError("give one of --every and --cron")
+    with exit_on_sigterm():
+        if every is None and cron is None:
+            print(curate_recipe(resolved, reporter=reporter()).text)
+            return
+        times = Every(every) if every is not None else Cron(cron or "")
+        keep_ticking(times, lambda: tick_in_process(recipe, overrides or []), LogLines(), SystemClock())
 
 
 @app.command()

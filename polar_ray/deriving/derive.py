@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from polar_ray.data.generations import newest
-from polar_ray.data.scores import open_scores
+from polar_ray.data.scores import open_scores, parts_of
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.card import card
 from polar_ray.deriving.curve import CurveSums
@@ -65,8 +65,7 @@ def derive(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progress | No
     identity = {"recipe": recipe.policy(), "parent": parent.manifest_sha256, "versions": versions}
     if (finished := folder.establish(identity, fresh=fresh)) is not None:
         return finished
-    parts = [info for info in source.list(source.join("scores")) if info.path.endswith(".parquet")]
-    units = plan_units(parts)
+    units = plan_units(parts_of(source))
     processes = min(recipe.compute.processes or os.cpu_count() or 1, max(1, len(units)))
     if recipe.best_of_n and recipe.best_of_n.min_quantile is not None:
         work = Work(source, recipe, work.wanted, _quantile(work, units, recipe.best_of_n.min_quantile, processes))
