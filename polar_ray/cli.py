@@ -63,15 +63,16 @@ def show(
 ) -> None:
     """Show a finished run: the manifest's figures and a few groups with their candidates in ranked order."""
     from polar_ray.data.generations import newest
-    from polar_ray.data.scores import sample
+    from polar_ray.data.scores import LISTED, sample
     from polar_ray.running.folder import RunFolder
     from polar_ray.running.manifest import read_manifest
     from polar_ray.showing import print_groups, print_manifest
 
-    folder, _ = newest(run)
-    manifest = read_manifest(RunFolder.of(folder))
-    print_groups(sample(folder, groups))
-    print_manifest(manifest, folder)
+    folder = RunFolder.of(newest(run)[0])
+    manifest = read_manifest(folder)
+    print_groups(sample(folder.path, groups))
+    listed = folder.storage.is_file(folder.join(LISTED))
+    print_manifest(manifest, folder.path, LISTED if listed else "scores/part-*.parquet")
 
 
 @app.command()

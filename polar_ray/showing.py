@@ -20,8 +20,8 @@ TEXT_WIDTH = 400
 """Characters of one text that are shown."""
 
 
-def print_manifest(manifest: "Manifest", path: str) -> None:
-    """Prints the figures of a run."""
+def print_manifest(manifest: "Manifest", path: str, table: str = "scores/part-*.parquet") -> None:
+    """Prints the figures of a run; ``table`` is where its score table lies in its folder."""
     console = _console()
     counts = manifest.counts
     console.print(
@@ -43,7 +43,7 @@ def print_manifest(manifest: "Manifest", path: str) -> None:
     if manifest.generation is not None:
         sources = ", ".join(f"{source.groups:,} from {source.generation}" for source in manifest.generation.sources)
         console.print(f"generation {manifest.generation.number}; rows by the generation that scored them: {sources}")
-    console.print(f"score table: {path.rstrip('/')}/scores/part-*.parquet", soft_wrap=True)
+    console.print(f"score table: {path.rstrip('/')}/{table}", soft_wrap=True)
 
 
 def print_groups(table: "pa.Table") -> None:

@@ -6,7 +6,7 @@ VERSION/table/manifest.json   as a run's, summed over the shards
 It opens like a run's: ``read_scores``, ``show``, ``derive`` and ``report`` take it. Nothing is copied.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -28,11 +28,18 @@ def write_table(
     folder: str,
     recipe: CurateRecipe,
     shards: Mapping[str, Shard],
-    fingerprints: dict[str, dict[str, str]],
-    versions: dict[str, str],
+    runs: Sequence[Manifest],
     now: float,
 ) -> Manifest:
     """Writes the score table of some shards into a folder below ``out`` and returns its manifest.
+
+    Args:
+        out: The output folder of the curation.
+        folder: The table's, from there.
+        recipe: The curation's.
+        shards: What is in the table, by path.
+        runs: Manifests of the runs that scored them, the latest last. Their times are added up.
+        now: Seconds since 1970.
 
     Raises:
         ConservationError: A part of a shard is missing.
@@ -56,20 +63,22 @@ def write_table(
             parts.append(ListedPart(f"{up}/{place}", sizes[key][name]))
         _add(tally, shard)
     moment = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds")
+    seconds = sum(run.scoring_s for run in runs)
+    sums = {"candidates": tally.candidates, "tokens": sum(tally.tokens.values())}
     manifest = Manifest(
         recipe=recipe.model_dump(mode="json", exclude={"input": {"storage_options"}, "output": {"storage_options"}}),
         inputs=[{"path": path, **shard.identity} for path, shard in sorted(shards.items())],
-        fingerprints=fingerprints,
+        fingerprints=runs[-1].fingerprints,
         counts=counts_of(tally),
         conservation=conservation_of(tally),
         started=moment,
         finished=moment,
-        duration_s=0,
-        scoring_s=0,
-        throughput={"candidates_per_s": 0, "tokens_per_s": 0},
+        duration_s=round(sum(run.duration_s for run in runs), 3),
+        scoring_s=round(seconds, 3),
+        throughput={f"{what}_per_s": round(count / max(seconds, 1e-9), 1) for what, count in sums.items()},
         resumed_splits=0,
         stage_seconds={},
-        versions=versions,
+        versions=runs[-1].versions,
     )
     out.write_atomic(out.join(folder, LISTED), encode(ListedParts(SCHEMA, parts)))
     out.write_atomic(out.join(folder, "manifest.json"), encode(manifest))

@@ -136,13 +136,11 @@ class Curation:
             key: read_manifest(run_folder(self._out, *key))
             for key in {(shard.run, shard.generation) for shard in table.values()}
         }
-        newest = manifests[max(manifests)]
         self._refuse_mixture(manifests)
         folder = folder_of(name)
         now = self._clock()
-        manifest = write_table(
-            self._out, f"{folder}/table", self._recipe, table, newest.fingerprints, newest.versions, now
-        )
+        runs = [manifests[key] for key in sorted(manifests)]
+        manifest = write_table(self._out, f"{folder}/table", self._recipe, table, runs, now)
         rows = self._derive(folder)
         version = Version(name, now, sorted({shard.run for shard in table.values()}))
         published = Published(

@@ -71,8 +71,8 @@ class CurateRecipe(Document):
             if not name.isidentifier() or name in RESERVED:
                 raise ValueError(f"derive.{name}: the name must be letters, digits and _, and not {RESERVED[0]}")
         # Both parts are checked by the recipes that they become.
-        self.scoring([], "checked")
-        self.datasets("checked", "checked")
+        self.scoring([], "/checked")
+        self.datasets("/checked", "/checked")
         return self
 
     def scoring(self, paths: list[str], output: str) -> Recipe:

@@ -1,13 +1,14 @@
 """Retry: scores again what failed in a run, into the next generation of its score table."""
 
+import json
 from typing import Any
 
 from polar_ray.data.generations import generation, newest, run_of
 from polar_ray.data.listing import InputFile, list_input
-from polar_ray.errors import InputError, RecipeChanged
+from polar_ray.data.scores import LISTED
+from polar_ray.errors import InputError, NotARun, RecipeChanged
 from polar_ray.recipe.overrides import apply_overrides
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.recipe.run import Output
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import describe
 from polar_ray.running.manifest import Manifest, read_manifest
@@ -44,6 +45,7 @@ def retry(
         The new generation's manifest, or that of the newest one where there is nothing to do.
 
     Raises:
+        NotARun: There is no run, or the score table is that of a curation's version.
         NotFinished: The run has not finished.
         RecipeChanged: The scorer changed, or an unfinished retry was begun with other settings.
         InputError: A file of the run's input is gone.
@@ -54,15 +56,22 @@ def retry(
     folder, number = newest(root, options)
     parent = RunFolder.of(folder, options)
     manifest = read_manifest(parent)
+    if parent.storage.is_file(parent.join(LISTED)):
+        raise NotARun(
+            f"{parent.path} is the score table of a curation's version, whose parts belong to several runs; retry "
+            "those, in runs/ of the curation's output folder, and its next tick takes over what they give"
+        )
     target = RunFolder.of(generation(root, number + 1), options)
-    before = Recipe.of(_without_secrets(manifest.recipe))
-    changed_recipe = Recipe.of(_without_secrets(manifest.recipe), overrides)
-    if _kinds(changed_recipe) != _kinds(before):
+    output = {"path": target.path, "storage_options": options}
+    held = {**manifest.recipe, "input": {**manifest.recipe["input"], "storage_options": {}}, "output": output}
+    before = Recipe.of(held)
+    # Where it goes is the run's affair.
+    recipe = Recipe.of(held, [*(overrides or []), f"output.path={json.dumps(target.path)}"])
+    if _kinds(recipe) != _kinds(before):
         raise RecipeChanged(
-            f"{parent.path} was scored by {_kinds(before)}, and rewards of {_kinds(changed_recipe)} do not compare "
+            f"{parent.path} was scored by {_kinds(before)}, and rewards of {_kinds(recipe)} do not compare "
             "with those; score with another scorer into another output.path"
         )
-    recipe = changed_recipe.model_copy(update={"output": Output(path=target.path, storage_options=options)})
     files, new = _files(recipe, manifest)
     recorded = {str(file["path"]): {key: file[key] for key in file if key != "path"} for file in manifest.inputs}
     retrial = Retrial(
@@ -97,14 +106,6 @@ def _files(recipe: Recipe, manifest: Manifest) -> tuple[list[InputFile], int]:
             "retry reads from them what it scores again"
         )
     return [listed[path] for path in wanted], len(listed) - len(wanted)
-
-
-def _without_secrets(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Returns a manifest's recipe without the storage options, of which it knows only the names."""
-    return {
-        **recipe,
-        **{part: {**recipe[part], "storage_options": {}} for part in ("input", "output")},
-    }
 
 
 def _layout(recipe: Recipe) -> dict[str, Any]:
