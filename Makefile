@@ -20,7 +20,7 @@ demo: $(VENV)/.installed ## Score the sample data on this machine and show ranke
 	@$(BIN)/polar-ray run pipelines/demo.yaml output.path=$(OUT) --fresh --show 4
 
 test: $(VENV)/.installed ## Run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.installed ## Check format, lint and types
 	$(BIN)/ruff format --check .

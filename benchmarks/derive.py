@@ -12,11 +12,8 @@ import argparse
 import json
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from watched import run_watched
 
 CANDIDATES_PER_PROMPT = 8
 PROMPTS_PER_PART = 256
@@ -99,31 +97,15 @@ def measure(run: Path, output: Path, candidates: int, processes: int, overrides:
     recipe = Path(__file__).parents[1] / "pipelines" / "pairs.yaml"
     command = [sys.executable, "-m", "polar_ray", "derive", str(recipe), f"run.path={run}", f"output.path={output}"]
     command += [f"compute.processes={processes}", "--fresh", *overrides]
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak = [0]
-    done = threading.Event()
-    watcher = threading.Thread(target=watch, args=(process.pid, peak, done))
-    watcher.start()
-    code = process.wait()
-    seconds = time.monotonic() - started
-    done.set()
-    watcher.join()
-    if code != 0:
-        raise SystemExit(f"the derivation failed with exit code {code}")
+    watched = run_watched(command, sizes, every_s=0.2)
     rows = json.loads((output / "manifest.json").read_text())["counts"]["rows"]
-    return Measured(candidates, seconds, peak[0] / 2**20, rows)
+    return Measured(candidates, watched.seconds, watched.peaks["all"], rows)
 
 
-def watch(pid: int, peak: list[int], done: threading.Event) -> None:
-    """Notes the peak of the unique set sizes of a process and its children, summed."""
-    while not done.wait(0.2):
-        try:
-            parent = psutil.Process(pid)
-            each = [parent, *parent.children(recursive=True)]
-            peak[0] = max(peak[0], sum(process.memory_full_info().uss for process in each))
-        except psutil.Error:
-            continue
+def sizes(parent: psutil.Process) -> dict[str, int]:
+    """Returns the unique set sizes of a process and its children, summed."""
+    each = [parent, *parent.children(recursive=True)]
+    return {"all": sum(process.memory_full_info().uss for process in each)}
 
 
 def table(title: str, root: Path, sizes: list[int], processes: int, *, text: bool) -> None:

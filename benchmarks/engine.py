@@ -1,97 +1,47 @@
-"""How fast candidates are scored: as most people write it, with sorted batches, and by the engine.
+"""How fast candidates are scored: as most people write it, with sorted batches, by vLLM, and by the engine.
 
     python benchmarks/engine.py --data FOLDER --dtype float32 --groups 12 --rounds 3
 
 A random model of about 100 million parameters in the POLAR layout scores groups of real generations (FOLDER holds
 Parquet files with the columns ``prompt``, ``reference`` and ``outputs``; without it, groups of random ids of about the
-same lengths are made). The ways take turns in one process:
+same lengths are made). The ways take turns:
 
     (a) padded: transformers, one padded batch of 16 after the other, in the order of arrival, with an attention mask
     (b) sorted: the same, sorted by length, 8192 padded tokens to a batch
+    (c) vLLM with prefix caching, where ``--vllm`` names the Python of its environment (see vllm_env.sh), in each of
+        the settings of vllm_way.py; one at a time, in turns with (e), so these rows count by the (e) of their own turns
     (d) flat: the engine, nothing shared
     (e) shared: the engine
 
-``share of peak`` is what was computed (matrix products of the linear layers and of attention, without padding, the
-last layer where it is needed) by the time taken, against the fastest large matrix product of the same dtype that was
-measured in the same rounds. Times are of the process, so that what else the machine does counts less.
+``of peak`` is what was computed (matrix products of the linear layers and of attention, without padding, the last
+layer where it is needed) by the time taken, against the fastest large matrix product of the same dtype that was
+measured in the same rounds; for (c) without the tokens that it says it had in its cache. ``max |Δ|`` is against plain
+forwards in float32. Several ``--candidates`` or ``--dtype`` give a table
+each, and one of their ratios at the end. Loading is not timed.
 """
 
 import argparse
-import time
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaModel
+from clock import clock, matrix_peak
+from engine_profile import print_profile, profile
+from vllm_way import SETTINGS, Vllm
+from workload import Group, generated_groups, polar_like, real_groups, work
 
 from polar_ray.engine.engine import Engine
+from polar_ray.engine.prefix_tree import pairs
 from polar_ray.models.dtype import TORCH_DTYPES, DType
-from polar_ray.models.loaded import LoadedModel, linear_head
+from polar_ray.models.loaded import LoadedModel
 
-VOCABULARY = 92544
-SEPARATOR, END, BOS = 92527, 92528, 1
-
-
-def polar_like(dtype: torch.dtype, vocabulary: int = 32000) -> LoadedModel:
-    """Returns a random model with the shapes of a small POLAR."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        num_key_value_heads=4,
-        max_position_embeddings=32768,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        pad_token_id=None,
-    )
-    config._attn_implementation = "sdpa"
-    backbone = LlamaModel(config).to(dtype).requires_grad_(False).eval()
-    return LoadedModel(backbone, linear_head(torch.randn(1, 768) / 28), vocabulary, 32768)
-
-
-def generated_groups(count: int, candidates: int) -> list[list[np.ndarray]]:
-    """Returns groups of random ids in the POLAR layout, with lengths as in chat data."""
-    random = np.random.default_rng(0)
-
-    def some(length: float) -> np.ndarray:
-        return random.integers(10, 31000, int(length)).astype(np.int32)
-
-    groups = []
-    for _ in range(count):
-        prompt, reference = some(random.uniform(50, 400)), some(random.uniform(50, 600))
-        prefix = np.concatenate([prompt, reference, [5], prompt])
-        lengths = np.clip(np.exp(random.normal(4.9, 0.8, candidates)), 20, 800)
-        groups.append([np.concatenate([prefix, some(length), [6]]).astype(np.int32) for length in lengths])
-    return groups
-
-
-def real_groups(path: Path, tokenizer: Path, count: int, candidates: int) -> list[list[np.ndarray]]:
-    """Returns groups of a Parquet file in the POLAR layout; ids are folded into the small vocabulary."""
-    import pyarrow.parquet as pq
-    import sentencepiece
-
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
-    rows = pq.read_table(path, columns=["prompt", "reference", "outputs"]).to_pylist()
-    # Spread over the file.
-    rows = [row for row in rows if row["reference"]][:: max(1, len(rows) // count)][:count]
-
-    def ids(messages: list[dict[str, str]]) -> list[int]:
-        found: list[int] = pieces.encode("\n".join(message["content"] or "" for message in messages))
-        return [number % 31000 + 10 for number in found]
-
-    groups = []
-    for row in rows:
-        prompt, reference = ids(row["prompt"]), ids(row["reference"])
-        prefix = [1, *prompt, *reference, 5, *prompt]
-        outputs = row["outputs"][:candidates]
-        groups.append([np.array([*prefix, *ids(output["content"]), 6], np.int32) for output in outputs])
-    return groups
+WARM_UP = 32
+"""Sequences of the first round, which is not counted."""
 
 
 class Plain:
@@ -128,30 +78,7 @@ class Plain:
         return scores
 
 
-def work(config: Any, tokens: int, attention: int, reads: int | None) -> float:
-    """Returns the floating-point operations of the matrix products; ``reads`` where the last layer is pruned."""
-    head = config.hidden_size // config.num_attention_heads
-    keys = 2 * config.hidden_size * config.num_key_value_heads * head
-    rest = 2 * config.hidden_size * config.hidden_size + 3 * config.hidden_size * config.intermediate_size
-    layer = 2 * tokens * (keys + rest) + 4 * config.hidden_size * attention
-    if reads is None:
-        return float(config.num_hidden_layers * layer)
-    last = 2 * tokens * keys + 2 * reads * rest
-    return float((config.num_hidden_layers - 1) * layer + last)
-
-
-def matrix_peak(dtype: torch.dtype) -> float:
-    """Returns the operations per second of the fastest of some matrix products, through oneDNN with packed weights."""
-    best = 0.0
-    for rows, inner, columns in ((512, 768, 2048), (1024, 2048, 768), (1024, 1024, 1024)):
-        x, weight = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
-        weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        for _ in range(8):
-            start = time.process_time()
-            torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-            seconds = time.process_time() - start
-            best = max(best, 2.0 * rows * inner * columns / max(seconds, 1e-9))
-    return best * torch.get_num_threads()
+Timed = Callable[[Sequence[np.ndarray]], tuple[float, np.ndarray]]
 
 
 @dataclass
@@ -159,93 +86,204 @@ class Way:
     """One way of scoring and what was measured of it."""
 
     name: str
-    score: Callable[[Sequence[np.ndarray]], np.ndarray]
-    operations: float
+    score: Timed
+    operations: float | None
     seconds: list[float] = field(default_factory=list)
     scores: np.ndarray | None = None
 
 
-def measure(sequences: list[np.ndarray], ways: list[Way], dtype: torch.dtype, rounds: int) -> float:
-    """Lets the ways take turns; returns the matrix peak."""
-    peaks = []
+@dataclass
+class Work:
+    """One set of sequences and what was measured on it."""
+
+    name: str
+    candidates: int
+    groups: list[Group]
+    expected: np.ndarray
+    ways: list[Way] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+
+    @property
+    def sequences(self) -> list[np.ndarray]:
+        return [ids for group in self.groups for ids in group]
+
+    @property
+    def checked(self) -> slice:
+        """The sequences whose scores are compared with plain ones."""
+        return _checked(len(self.sequences))
+
+
+def _checked(sequences: int) -> slice:
+    return slice(None, None, max(1, sequences // 16))
+
+
+def take_turns(work: Work, ways: list[Way], rounds: int, peak: Callable[[], float]) -> None:
+    """Lets ways take turns on a set; the first round warms up, on a part."""
+    sequences = work.sequences
     for number in range(rounds + 1):
         for way in ways:
-            # The first round warms up, on a part.
-            start = time.process_time()
-            scores = way.score(sequences[: 32 if number == 0 else None])
+            seconds, scores = way.score(sequences[:WARM_UP] if number == 0 else sequences)
             if number:
-                way.seconds.append((time.process_time() - start) / torch.get_num_threads())
+                way.seconds.append(seconds)
                 way.scores = scores
-        peaks.append(matrix_peak(dtype))
-    return max(peaks)
+        work.peaks.append(peak())
+
+
+def rows(work: Work, ways: list[Way], tokens: int) -> list[str]:
+    """Returns a table's rows of ways that took turns, of which the last is (e)."""
+    base = ways[-1].seconds
+    lines = []
+    for way in ways:
+        seconds = float(np.median(way.seconds))
+        assert way.scores is not None
+        delta = np.abs(way.scores[work.checked, 0] - work.expected).max()
+        share = "" if way.operations is None else f"{way.operations / seconds / max(work.peaks):.1%}"
+        lines.append(
+            f"{way.name:12}{seconds:>8.2f}{len(way.scores) / seconds:>9.1f}{tokens / seconds:>9.0f}{share:>9}"
+            f"{delta:>10.1e}   {seconds / float(np.median(base)):.2f} (best {min(way.seconds) / min(base):.2f})"
+        )
+    return lines
+
+
+def works(arguments: argparse.Namespace) -> list[Work]:
+    """Returns the sets to score, with plain float32 scores of some of each."""
+    exact = Engine(polar_like(torch.float32), device="cpu", dtype="float32", path="plain")
+    found = []
+    for part in arguments.sets if arguments.data else ["generated"]:
+        for candidates in arguments.candidates:
+            if arguments.data:
+                tokenizer = arguments.tokenizer or arguments.data.parent / "tokenizer" / "internlm2.model"
+                groups = real_groups(arguments.data / f"{part}.parquet", tokenizer, arguments.groups, candidates)
+            else:
+                groups = generated_groups(arguments.groups, candidates)
+            sequences = [ids for group in groups for ids in group]
+            expected = exact.score_alone(sequences[_checked(len(sequences))])[:, 0]
+            found.append(Work(part, candidates, groups, expected))
+    return found
+
+
+def computed_by(vllm: Vllm, config: Any, sequences: list[np.ndarray]) -> float:
+    """Returns the operations of vLLM's latest call: of each sequence, those after what it had in its cache."""
+    lengths = [len(ids) for ids in sequences]
+    attention = sum(pairs(cached, length) for cached, length in zip(vllm.cached.tolist(), lengths, strict=True))
+    return work(config, sum(lengths) - int(vllm.cached.sum()), attention, None)
+
+
+def run(name: DType, arguments: argparse.Namespace, sets: list[Work]) -> dict[str, list[float]]:
+    """Measures all ways in one dtype, prints the tables, and returns by way its times (e) on each set."""
+    dtype, threads = TORCH_DTYPES[name], arguments.threads
+    now = clock(arguments.clock, threads)
+
+    def timed(score: Callable[[Sequence[np.ndarray]], np.ndarray]) -> Timed:
+        def call(sequences: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
+            start = now()
+            scores = score(sequences)
+            return now() - start, scores
+
+        return call
+
+    def peak() -> float:
+        return matrix_peak(dtype, now)
+
+    plain = polar_like(dtype)
+    settings: dict[str, Any] = {"device": "cpu", "dtype": name, "token_budget": arguments.token_budget}
+    flat, shared = Engine(polar_like(dtype), share=False, **settings), Engine(polar_like(dtype), **settings)
+    config = plain.backbone.config
+
+    def shared_way(sequences: list[np.ndarray]) -> Way:
+        plan = shared.plan(sequences)
+        operations = work(config, plan.tokens, plan.attention, len(set(plan.last)))
+        return Way("(e) shared", timed(shared.score), operations)
+
+    tables: list[list[str]] = []
+    ratios: dict[str, list[float]] = {}
+
+    def note(part: Work, ways: list[Way], table: list[str]) -> None:
+        table += rows(part, ways, sum(len(ids) for ids in part.sequences))
+        for way in ways[:-1]:
+            ratio = float(np.median(way.seconds) / np.median(ways[-1].seconds))
+            ratios.setdefault(way.name, []).append(ratio)
+
+    for part in sets:
+        sequences = part.sequences
+        part.peaks.clear()
+        flat_plan = flat.plan(sequences)
+        needed = work(config, flat_plan.tokens_given, flat_plan.attention_given, None)
+        pruned = work(config, flat_plan.tokens, flat_plan.attention, len(set(flat_plan.last)))
+        ways = {
+            "a": Way("(a) padded", timed(Plain(plain, by_length=False).score), needed),
+            "b": Way("(b) sorted", timed(Plain(plain, by_length=True).score), needed),
+            "d": Way("(d) flat", timed(flat.score), pruned),
+            "e": shared_way(sequences),
+        }
+        chosen = [way for letter, way in ways.items() if letter in arguments.ways + "e"]
+        take_turns(part, chosen, arguments.rounds, peak)
+        tables.append(
+            [
+                f"\n{part.name}: {len(part.groups)} groups of up to {part.candidates}, {len(sequences)} candidates, "
+                f"{flat_plan.tokens_given} tokens given, {shared.plan(sequences).tokens} computed when shared; {name}, "
+                f"{threads} thread(s), {arguments.clock} clock, matrix peak {max(part.peaks) / 1e9:.0f} GFLOP/s",
+                f"{'':12}{'s':>8}{'cand/s':>9}{'tok/s':>9}{'of peak':>9}{'max |Δ|':>10}   times (e)",
+            ]
+        )
+        note(part, chosen, tables[-1])
+    longest = max(len(ids) for part in sets for ids in part.sequences)
+    for setting in [SETTINGS[key] for key in arguments.vllm_settings] if arguments.vllm else []:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            started = Vllm(
+                arguments.vllm,
+                setting,
+                plain,
+                folder,
+                dtype=name,
+                longest=longest,
+                threads=threads,
+                clock=arguments.clock,
+            )
+            vllm = stack.enter_context(started)
+            print(f"{setting.name} in {setting.layout}: {vllm.settings}", flush=True)
+            for part, table in zip(sets, tables, strict=True):
+                ways_here = [Way(setting.name, vllm.score, None), shared_way(part.sequences)]
+                take_turns(part, ways_here, arguments.rounds, peak)
+                ways_here[0].operations = computed_by(vllm, config, part.sequences)
+                note(part, ways_here, table)
+    for part, table in zip(sets, tables, strict=True):
+        print("\n".join(table), flush=True)
+        if arguments.profile:
+            print("\n(e) shared, once more:")
+            print_profile(profile(shared, part.sequences, now), max(part.peaks))
+    return ratios
 
 
 def main() -> None:
-    """Measures and prints the table."""
+    """Measures and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with gsm8k.parquet, arena_bench_v1.parquet, …")
     parser.add_argument("--sets", nargs="+", default=["gsm8k", "arena_bench_v1", "oasst_n200"])
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.model; default: ../tokenizer/internlm2.model")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
     parser.add_argument("--groups", type=int, default=8)
-    parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--candidates", type=int, nargs="+", default=[8], help="most candidates of a group")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--ways", default="abde", help="which ways to measure")
+    parser.add_argument("--clock", choices=["cpu", "wall"], default="cpu")
+    parser.add_argument("--ways", default="abde", help="which ways to measure; (e) always is")
+    parser.add_argument("--vllm", type=Path, help="the Python of vLLM's environment")
+    parser.add_argument("--vllm-settings", nargs="+", choices=list(SETTINGS), default=["default", "tuned", "polar"])
+    parser.add_argument("--profile", action="store_true", help="print where (e) spends its time")
     parser.add_argument("--token-budget", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    name: DType = arguments.dtype
-    dtype = TORCH_DTYPES[name]
-
-    plain = polar_like(dtype)
-    exact = Engine(polar_like(torch.float32), device="cpu", dtype="float32", path="plain")
-    settings: dict[str, Any] = {"device": "cpu", "dtype": name, "token_budget": arguments.token_budget}
-    flat = Engine(polar_like(dtype), share=False, **settings)
-    shared = Engine(polar_like(dtype), **settings)
-    sets: dict[str, list[list[np.ndarray]]] = {}
-    if arguments.data is None:
-        sets["generated"] = generated_groups(arguments.groups, arguments.candidates)
-    else:
-        tokenizer = arguments.tokenizer or arguments.data.parent / "tokenizer" / "internlm2.model"
-        for part in arguments.sets:
-            path = arguments.data / f"{part}.parquet"
-            sets[part] = real_groups(path, tokenizer, arguments.groups, arguments.candidates)
-    for part, groups in sets.items():
-        sequences = [ids for group in groups for ids in group]
-        flat_plan, shared_plan = flat.plan(sequences), shared.plan(sequences)
-        config = plain.backbone.config
-        needed = work(config, flat_plan.tokens_given, flat_plan.attention_given, None)
-        ways = [
-            Way("(a) padded", Plain(plain, by_length=False).score, needed),
-            Way("(b) sorted", Plain(plain, by_length=True).score, needed),
-            Way("(d) flat", flat.score, work(config, flat_plan.tokens, flat_plan.attention, len(set(flat_plan.last)))),
-            Way(
-                "(e) shared",
-                shared.score,
-                work(config, shared_plan.tokens, shared_plan.attention, len(set(shared_plan.last))),
-            ),
-        ]
-        ways = [way for way in ways if way.name[1] in arguments.ways]
-        peak = measure(sequences, ways, dtype, arguments.rounds)
-        checked = sequences[:: max(1, len(sequences) // 16)]
-        expected = exact.score_alone(checked)[:, 0]
-        print(
-            f"\n{part}: {len(groups)} groups, {len(sequences)} candidates, {flat_plan.tokens_given} tokens given, "
-            f"{shared_plan.tokens} computed when shared; {name}, {arguments.threads} thread(s), "
-            f"matrix peak {peak / 1e9:.0f} GFLOP/s"
-        )
-        print(f"{'':12}{'s':>8}{'cand/s':>9}{'tok/s':>9}{'of peak':>9}{'max |Δ|':>10}   times (e)")
-        fastest = min(ways[-1].seconds)
-        for way in ways:
-            seconds = float(np.median(way.seconds))
-            assert way.scores is not None
-            delta = np.abs(way.scores[:: max(1, len(sequences) // 16), 0] - expected).max()
-            print(
-                f"{way.name:12}{seconds:>8.2f}{len(sequences) / seconds:>9.1f}"
-                f"{flat_plan.tokens_given / seconds:>9.0f}{way.operations / seconds / peak:>9.1%}{delta:>10.1e}"
-                f"   {seconds / float(np.median(ways[-1].seconds)):.2f} (best {min(way.seconds) / fastest:.2f})"
-            )
+    sets = works(arguments)
+    ratios = {name: run(name, arguments, sets) for name in arguments.dtype}
+    if len(arguments.dtype) * len(arguments.candidates) == 1:
+        return
+    print(f"\ntimes (e):\n{'':36}" + "".join(f"{way:>12}" for way in ratios[arguments.dtype[0]]))
+    for name, by_way in ratios.items():
+        for place, part in enumerate(sets):
+            label = f"{part.name}, {part.candidates} candidates, {name}"
+            print(f"{label:42}" + "".join(f"{values[place]:>12.2f}" for values in by_way.values()))
 
 
 if __name__ == "__main__":

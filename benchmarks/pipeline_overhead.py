@@ -10,17 +10,15 @@ split), and peak memory (unique set size) of the driver and of the Ray workers, 
 import argparse
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from watched import run_watched
 
 CANDIDATES_PER_PROMPT = 8
 CHARACTERS = 1000
@@ -65,40 +63,21 @@ def measure(folder: Path, output: Path, candidates: int) -> Measured:
     """Runs the job in a process of its own and watches its memory."""
     command = [sys.executable, "-m", "polar_ray", "run", str(Path(__file__).with_name("overhead.yaml"))]
     command += [f"input.path={folder}", f"output.path={output}", "--fresh"]
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peaks = {"driver": 0, "workers": 0, "store": 0}
-    done = threading.Event()
-    watcher = threading.Thread(target=watch, args=(process.pid, peaks, done))
-    watcher.start()
-    code = process.wait()
-    seconds = time.monotonic() - started
-    done.set()
-    watcher.join()
-    if code != 0:
-        raise SystemExit(f"the run failed with exit code {code}")
-    mb = {name: size / 2**20 for name, size in peaks.items()}
-    return Measured(candidates, seconds, mb["driver"], mb["workers"], mb["store"])
+    watched = run_watched(command, sizes, every_s=0.5)
+    peaks = watched.peaks
+    return Measured(candidates, watched.seconds, peaks["driver"], peaks["workers"], peaks["store"])
 
 
-def watch(pid: int, peaks: dict[str, int], done: threading.Event) -> None:
-    """Notes the peak unique set size of the driver and of its Ray workers, and of shared memory in use."""
-    while not done.wait(0.5):
+def sizes(driver: psutil.Process) -> dict[str, int]:
+    """Returns the unique set size of the driver and of its Ray workers, and shared memory in use."""
+    found = {"driver": driver.memory_full_info().uss, "workers": 0, "store": shared_memory_in_use()}
+    for child in driver.children(recursive=True):
         try:
-            driver = psutil.Process(pid)
-            peaks["driver"] = max(peaks["driver"], driver.memory_full_info().uss)
-            children = driver.children(recursive=True)
-        except psutil.NoSuchProcess:
-            return
-        workers = 0
-        for child in children:
-            try:
-                if child.name().startswith("ray::") or "default_worker.py" in " ".join(child.cmdline()):
-                    workers += child.memory_full_info().uss
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        peaks["workers"] = max(peaks["workers"], workers)
-        peaks["store"] = max(peaks["store"], shared_memory_in_use())
+            if child.name().startswith("ray::") or "default_worker.py" in " ".join(child.cmdline()):
+                found["workers"] += child.memory_full_info().uss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
 
 
 def shared_memory_in_use() -> int:

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from polar_ray.data.scores import open_scores, read_scores
     from polar_ray.data.status import Status
     from polar_ray.deriving.derive import derive
+    from polar_ray.deriving.report.report import report
     from polar_ray.recipe.curate import CurateRecipe
     from polar_ray.recipe.derive import DeriveRecipe
     from polar_ray.recipe.recipe import Recipe
+    from polar_ray.running.deriving import derive_on_ray
     from polar_ray.running.manifest import Manifest
     from polar_ray.running.plan import plan
     from polar_ray.running.retry import retry
@@ -62,11 +64,13 @@ __all__ = [
     "TextScorer",
     "curate",
     "derive",
+    "derive_on_ray",
     "explode",
     "latest_version",
     "open_scores",
     "plan",
     "read_scores",
+    "report",
     "retry",
     "run",
 ]
@@ -90,11 +94,13 @@ _MODULES = {
     "TextScorer": "scorers.text_scorer",
     "curate": "curating.tick",
     "derive": "deriving.derive",
+    "derive_on_ray": "running.deriving",
     "explode": "data.explode",
     "latest_version": "curating.versions",
     "open_scores": "data.scores",
     "plan": "running.plan",
     "read_scores": "data.scores",
+    "report": "deriving.report.report",
     "retry": "running.retry",
     "run": "running.run",
 }

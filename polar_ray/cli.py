@@ -1,5 +1,6 @@
-"""The command line: ``polar-ray run | plan | show | retry | derive | curate | env``."""
+"""The command line: ``polar-ray run | plan | show | retry | derive | report | curate | env``."""
 
+import os
 import signal
 import sys
 from typing import Annotated
@@ -32,19 +33,25 @@ def run(
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run in the output folder first.")] = False,
     show: Annotated[int, typer.Option("--show", help="Show this many ranked groups at the end.")] = 0,
+    verify: Annotated[
+        float | None,
+        typer.Option("--verify", metavar="SHARE", help="Score this share of the groups again, plainly, and compare."),
+    ] = None,
 ) -> None:
     """Score a dataset of generations. The same command again resumes an interrupted run."""
     from polar_ray.data.scores import sample
     from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.progress import reporter
     from polar_ray.running.run import run as run_recipe
-    from polar_ray.showing import print_groups, print_manifest
+    from polar_ray.showing import print_derived, print_groups, print_manifest
 
-    resolved = Recipe.load(recipe, overrides)
+    wanted = [] if verify is None else [f"verify={verify}"]
+    resolved = Recipe.load(recipe, [*(overrides or []), *wanted])
     manifest = run_recipe(resolved, fresh=fresh, reporter=reporter())
     if show:
         print_groups(sample(resolved.output.path, show, storage_options=resolved.output.storage_options))
     print_manifest(manifest, resolved.output.path)
+    print_derived(resolved)
 
 
 @app.command()
@@ -105,14 +112,45 @@ def derive(
         bool, typer.Option("--fresh", help="Delete the derived dataset in the output folder first.")
     ] = False,
 ) -> None:
-    """Derive pairs, best-of-N sets or labels from the score table of a finished run. Needs no model and no Ray."""
-    from polar_ray.deriving.derive import derive as derive_recipe
+    """Derive pairs, best-of-N sets or labels from the score table of a finished run. Needs no model.
+
+    Runs on this machine, or on the Ray cluster at compute.address or RAY_ADDRESS.
+    """
     from polar_ray.deriving.summary import progress_line, summary
     from polar_ray.recipe.derive import DeriveRecipe
 
     resolved = DeriveRecipe.load(recipe, overrides)
+    if resolved.compute.address or os.environ.get("RAY_ADDRESS"):
+        from polar_ray.running.deriving import derive_on_ray as derive_recipe
+    else:
+        from polar_ray.deriving.derive import derive as derive_recipe
     manifest = derive_recipe(resolved, fresh=fresh, progress=progress_line if sys.stderr.isatty() else None)
     print(summary(manifest, resolved.output.path))
+
+
+@app.command()
+def report(
+    run: RunPath,
+    output: Annotated[str, typer.Option("--output", "-o", help="The page that is written.")] = "report.html",
+    sample: Annotated[int, typer.Option("--sample", min=0, help="Prompts to show of each kind.")] = 12,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is picked at random.")] = 0,
+    scorer: Annotated[
+        str | None, typer.Option("--scorer", help="By whose rewards prompts are picked, in a table with several.")
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text/--no-text", help="Read texts: examples, lengths in characters. Without: faster.")
+    ] = True,
+    processes: Annotated[int | None, typer.Option("--processes", min=1, help="As many as CPUs by default.")] = None,
+) -> None:
+    """Write one HTML page about a finished run: distributions, margins, models, length, labels, examples."""
+    from polar_ray.deriving.report.report import report as write_report
+    from polar_ray.deriving.report.summary import progress_line, summary
+
+    told = progress_line if sys.stderr.isatty() else None
+    data = write_report(
+        run, output, sample=sample, seed=seed, scorer=scorer, text=text, processes=processes, progress=told
+    )
+    print(summary(data, output))
 
 
 @app.command()

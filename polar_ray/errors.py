@@ -4,7 +4,8 @@
     ├── RecipeError            a recipe or an override is wrong
     ├── InputError             the input cannot be listed or read at all
     │   ├── NoFiles            nothing is there yet
-    │   └── TooManyDeadLetters the input is mostly garbage
+    │   ├── TooManyDeadLetters the input is mostly garbage
+    │   └── NotJoined          a joined run lacks candidates
     ├── StorageError           a path or an object store cannot be used
     ├── OutputError            the output folder is not usable for this run
     │   ├── NotARun            the folder holds something that is not a run
@@ -43,6 +44,10 @@ class NoFiles(InputError):
 
 class TooManyDeadLetters(InputError):
     """More rows than ``limits.max_dead_letters`` allows could not become groups."""
+
+
+class NotJoined(InputError):
+    """A run that is joined lacks candidates, and the recipe does not say what becomes of them."""
 
 
 class StorageError(PolarRayError):

@@ -8,11 +8,16 @@ from rich.text import Text
 
 from polar_ray.data.scores import scorer_names
 from polar_ray.data.status import Status
+from polar_ray.data.storage import Storage
 from polar_ray.deriving.columns import ScoreColumns
+from polar_ray.deriving.derived_folder import DerivedFolder
+from polar_ray.deriving.summary import summary
+from polar_ray.running.verified import failed, verification_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.manifest import Manifest
     from polar_ray.running.plan import Plan
 
@@ -35,6 +40,11 @@ def print_manifest(manifest: "Manifest", path: str, table: str = "scores/part-*.
         if counts[what]:
             shown = ", ".join(f"{reason} {count:,}" for reason, count in counts[what].items())
             console.print(f"{what.replace('_', ' ')}: {shown}")
+    if manifest.parent is not None:
+        console.print(
+            f"scores of {', '.join(manifest.parent.scorers)} were taken over from {manifest.parent.path}",
+            soft_wrap=True,
+        )
     kept = manifest.conservation
     console.print(
         f"conservation: {kept['rows_read']:,} rows read = {kept['rows_in_groups']:,} in groups + "
@@ -43,7 +53,17 @@ def print_manifest(manifest: "Manifest", path: str, table: str = "scores/part-*.
     if manifest.generation is not None:
         sources = ", ".join(f"{source.groups:,} from {source.generation}" for source in manifest.generation.sources)
         console.print(f"generation {manifest.generation.number}; rows by the generation that scored them: {sources}")
+    _print_stages(console, manifest)
+    for name, entry in manifest.verification.items():
+        console.print(verification_line(name, entry), style="bold red" if failed(entry) else None)
     console.print(f"score table: {path.rstrip('/')}/{table}", soft_wrap=True)
+
+
+def print_derived(recipe: "Recipe") -> None:
+    """Prints what a run derived from its score table."""
+    for name, derivation in recipe.derivations.items():
+        folder = DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options)
+        print(f"\n{name}: {summary(folder.read_manifest(), derivation.output.path)}")
 
 
 def print_groups(table: "pa.Table") -> None:
@@ -96,6 +116,24 @@ def print_plan(plan: "Plan") -> None:
     for line in plan.estimate:
         console.print(f"  {line}")
     console.print("nothing was written")
+
+
+def _print_stages(console: Console, manifest: "Manifest") -> None:
+    """Prints how long the scorers waited, which is what a run on a GPU pays for, and how long each stage was busy."""
+    busy = []
+    for stage, time in manifest.stages.items():
+        kind, _, name = stage.partition(" ")
+        shown = f"{stage} {time['busy_s']:,.1f} s"
+        if kind == "score" and "waited" in time:
+            config = manifest.recipe["scorers"][name] if name else manifest.recipe["scorer"]
+            who = "model" if "model" in config else "scorer"
+            of = f" of {name}" if name else ""
+            console.print(f"the {who}{of} waited {time['waited']:.1%} of its time for input")
+        elif "waited" in time:
+            shown += f" (idle {time['waited']:.0%})"
+        busy.append(shown)
+    if busy:
+        console.print(f"busy: {', '.join(busy)}")
 
 
 def _ranked(ranks: list[int | None]) -> list[int]:

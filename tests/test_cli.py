@@ -1,5 +1,6 @@
 """The commands: what they print, what they leave, and that every mistake is one sentence with a way on."""
 
+import json
 import os
 import re
 import subprocess
@@ -93,6 +94,43 @@ def test_running_twice_resumes_and_then_has_nothing_to_do(command: Run, recipe: 
     code, output, errors = command("show", tmp_path / "out", "-n", "2")
     assert (code, errors) == (0, "")
     assert "5 groups, 15 candidates" in output
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_run_tells_how_long_its_model_waited_and_what_verification_found(
+    command: Run, recipe: Path, tmp_path: Path
+) -> None:
+    recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "scorer": TINY_POLAR}))
+    code, output, errors = command("run", recipe, "--verify", "1")
+    assert code == 0, errors
+    assert re.search(r"^the model waited \d+\.\d% of its time for input$", output, re.MULTILINE)
+    assert re.search(
+        r"^busy: read [\d.]+ s \(idle \d+%\), encode [\d.]+ s .*, score [\d.]+ s, verify", output, re.MULTILINE
+    )
+    found = "verification: 15 candidates of 5 groups scored again plainly, max |Δ|"
+    assert found in output
+    _, shown, _ = command("show", tmp_path / "out")
+    assert found in shown
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_verification_that_failed_is_shown_as_such(command: Run, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "scorer": TINY_POLAR}))
+    command("run", recipe, "--verify", "1")
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["verification"][""] |= {"beyond_tolerance": 2, "max_delta": 0.5, "worst_prompt_id": "p0003"}
+    path.write_text(json.dumps(manifest))
+    _, shown, _ = command("show", tmp_path / "out")
+    text = " ".join(shown.split())
+    assert "VERIFICATION FAILED. verification: 15 candidates of 5 groups scored again plainly, max |Δ| 0.5" in text
+    assert "2 candidates are beyond the tolerance, worst in the group with prompt_id 'p0003'" in text
+
+
+def test_a_share_beyond_all_is_refused(command: Run, recipe: Path) -> None:
+    code, _, errors = command("run", recipe, "--verify", "2")
+    assert code == 1
+    assert "verify: input should be less than or equal to 1" in one_sentence(errors, "RecipeError")
 
 
 @pytest.mark.usefixtures("embedded_ray")

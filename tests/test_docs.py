@@ -11,14 +11,15 @@ from polar_ray.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+INPUT = (ROOT / "docs" / "input.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("module", [polar_ray.data.dead_letters, polar_ray.data.parsing], ids=lambda m: m.__name__)
-def test_the_readme_has_the_tables_of_the_code(module: object) -> None:
+def test_the_page_on_input_has_the_tables_of_the_code(module: object) -> None:
     lines = [line for line in str(module.__doc__).replace("\\\n", "").splitlines() if line.startswith("|")]
     assert len(lines) > 10
     for line in lines:
-        assert line.replace("``", "`") in README
+        assert line.replace("``", "`") in INPUT
 
 
 def test_every_test_that_the_contributing_guide_names_exists() -> None:
@@ -40,7 +41,8 @@ def test_the_recipe_in_the_readme_is_valid_and_shows_the_defaults() -> None:
 
 
 def test_files_that_the_documents_link_to_exist() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "pipelines/sample/README.md"):
-        text = (ROOT / document).read_text(encoding="utf-8")
+    documents = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "pipelines/sample/README.md")]
+    for document in [*documents, *(ROOT / "docs").glob("*.md")]:
+        text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
-            assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
+            assert (document.parent / target).exists(), f"{document} links to {target}"

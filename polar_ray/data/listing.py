@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polar_ray.data.glob import fixed_folder, is_glob
+from polar_ray.data.scores import score_parts
 from polar_ray.data.storage import FileInfo, Files, Storage
 from polar_ray.errors import InputError, NoFiles
 from polar_ray.recipe.input import Input
@@ -42,10 +43,18 @@ def list_input(config: Input) -> list[InputFile]:
     A folder stands for all files below it. Names that start with ``_`` or ``.`` (markers and leftovers of other
     writers) are passed over in folders and by wildcards; named in full they are read.
 
+    With ``format: scores`` the files are the parts of the run's score table.
+
     Raises:
+        NotARun: With ``format: scores``, there is no run at the path.
+        NotFinished: The run there has not finished.
         InputError: A path matches nothing, or a file's format is not known by its name.
         StorageError: A storage cannot be used.
     """
+    if config.format == "scores":
+        assert isinstance(config.path, str), "the recipe takes one run"
+        parts = score_parts(config.path, config.storage_options)
+        return [InputFile(part.path, part.size, part.etag, part.mtime, "parquet", None) for part in parts]
     paths = [config.path] if isinstance(config.path, str) else config.path
     found: dict[str, FileInfo] = {}
     for path in paths:
@@ -65,12 +74,25 @@ def _list_path(path: str, config: Input) -> Files:
             what, folder, matches = "files are in", storage.root, storage.list()
     except OSError as error:
         raise InputError(f"The input {path} cannot be listed: {error}") from error
+    if config.format == "auto" and _is_run(matches, storage):
+        raise InputError(
+            f"{path} is the output folder of a run. To add scorers to its score table, set input.format=scores; to "
+            "score its groups as if they were new, give input.path its scores folder"
+        )
     kept = [info for info in matches if not _is_passed_over(info.path, folder, storage.root.split("/"))]
     if not kept:
         hidden = len(matches) - len(kept)
         passed = f" ({hidden} were passed over, because their names start with '_' or '.')" if hidden else ""
         raise NoFiles(f"No {what} {storage.url}{passed}. Check input.path, and the spelling of its folders.")
     return kept
+
+
+def _is_run(files: Files, storage: Storage) -> bool:
+    """Whether a folder holds a score table and its manifest."""
+    paths = [info.path for info in files]
+    return storage.join("manifest.json") in paths and any(
+        path.startswith(storage.join("scores", "part-")) for path in paths
+    )
 
 
 def _is_passed_over(path: str, folder: str, asked: list[str]) -> bool:
@@ -88,7 +110,7 @@ def _input_file(info: FileInfo, config: Input) -> InputFile:
         if stem.endswith(suffix):
             stem, compression = stem.removesuffix(suffix), name
     format_ = next((name for suffix, name in _FORMATS.items() if stem.endswith(suffix)), None)
-    if config.format != "auto":
+    if config.format in ("parquet", "jsonl"):
         format_ = config.format
     if format_ is None:
         raise InputError(

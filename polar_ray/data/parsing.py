@@ -36,6 +36,8 @@ from polar_ray.data.group import CANDIDATE, GROUP_SCHEMA
 from polar_ray.data.ids import repeats, with_candidate_ids, with_prompt_ids
 from polar_ray.data.normalize import Normalized, RawRows, normalize
 from polar_ray.data.raw_split import RawSplit
+from polar_ray.data.scores import renamed, scorer_columns
+from polar_ray.errors import InputError
 from polar_ray.recipe.input import Input
 
 
@@ -51,6 +53,7 @@ class ParsedSplit:
         drops: Rows dropped by declared policy, by reason.
         places: Aligned with ``groups``: ``input_file`` string, ``input_row`` int64 (0-based, the first row of the
             group), ``input_rows`` int64 (how many rows went into it).
+        scores: Aligned with ``groups``: the columns of scores that the input has, where it is a score table.
     """
 
     groups: pa.Table
@@ -59,12 +62,14 @@ class ParsedSplit:
     rows_in_groups: int
     drops: dict[str, int]
     places: pa.Table
+    scores: pa.Table | None = None
 
     def groups_with_places(self) -> pa.Table:
-        """Returns the groups with the columns of ``places`` behind theirs."""
+        """Returns the groups with the columns of ``places``, and then of ``scores``, behind theirs."""
+        tables = [self.groups, self.places, *([] if self.scores is None else [self.scores])]
         return pa.Table.from_arrays(
-            [*self.groups.columns, *self.places.columns],
-            schema=pa.schema([*self.groups.schema, *self.places.schema]),
+            [column for table in tables for column in table.columns],
+            schema=pa.schema([field for table in tables for field in table.schema]),
         )
 
 
@@ -76,6 +81,8 @@ def parse_split(raw: RawSplit, config: Input) -> ParsedSplit:
     """
     assert config.layout != "scattered", "candidates that lie scattered are parsed by parse_candidate_rows"
     rows = RawRows(raw)
+    if config.format == "scores":
+        return _scored_groups(raw, rows.table, config.scorer_name)
     normalized = normalize(rows, config)
     made = _whole_groups(normalized, rows) if config.layout == "groups" else _assembled(normalized, rows)
     letters = [*normalized.letters, *made.letters, *unreadable(raw)]
@@ -86,6 +93,31 @@ def parse_split(raw: RawSplit, config: Input) -> ParsedSplit:
         rows_in_groups=int(made.input_rows.sum()),
         drops=dict(normalized.drops),
         places=places([raw.file] * made.groups.num_rows, made.first_rows, made.input_rows),
+    )
+
+
+def _scored_groups(raw: RawSplit, table: pa.Table, scorer_name: str | None) -> ParsedSplit:
+    """Takes a part of a score table as it is; a scorer without a name gets one.
+
+    Raises:
+        InputError: The part is damaged. A run wrote it whole, so this is no row's fault.
+    """
+    if raw.error is not None:
+        raise InputError(f"{raw.file} is a part of a score table, and damaged: {raw.error}; restore it from a copy")
+    scores = {
+        renamed(column, scorer, scorer_name if scorer_name is not None else scorer): table.column(column)
+        for scorer, columns in scorer_columns(table.schema).items()
+        for column in columns
+    }
+    input_rows = pa.array(np.ones(table.num_rows, np.int64))
+    return ParsedSplit(
+        groups=table.select(GROUP_SCHEMA.names).cast(GROUP_SCHEMA),
+        dead_letters=dead_letter_table([], raw.file),
+        rows=raw.rows,
+        rows_in_groups=raw.rows,
+        drops={},
+        places=table.select(["input_file", "input_row"]).append_column("input_rows", input_rows),
+        scores=pa.table(scores),
     )
 
 

@@ -24,7 +24,6 @@ _BATCH_BYTES = 16 * 2**20
 _PREBUFFER_BYTES = 64 * 2**20
 _BUFFER_BYTES = 8 * 2**20
 _NO_OFFSETS = np.zeros(1, np.int64)
-_NO_PAYLOAD = b""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def read_parquet(source: Source, config: Input, skip: Collection[str]) -> Iterat
     if all(name in skip for name in names):
         return
     if source.error is not None:
-        yield _split(source, 0, source.row_start, [], source.error)
+        yield _split(source, 0, source.row_start, [], source.error, pa.schema([]))
         return
     with ExitStack() as stack:
         storage = Storage.of(source.file.path, config.storage_options)
@@ -61,7 +60,7 @@ def read_parquet(source: Source, config: Input, skip: Collection[str]) -> Iterat
             parts = _cut(source.cuts, file.rows(source.row_start, source.row_stop))
         for i, (start, rows, error) in enumerate(parts):
             if names[i] not in skip:
-                yield _split(source, i, start, rows, error)
+                yield _split(source, i, start, rows, error, file.schema)
 
 
 class _File:
@@ -229,7 +228,7 @@ def _prompt_starts(table: pa.Table, columns: list[str], before: str | None) -> t
     return (np.diff(codes) != 0) | keyless, filled[-1].as_py()
 
 
-def _split(source: Source, index: int, start: int, rows: list[_Rows], error: str | None) -> RawSplit:
+def _split(source: Source, index: int, start: int, rows: list[_Rows], error: str | None, schema: pa.Schema) -> RawSplit:
     tables = [piece.table for piece in rows if piece.table is not None]
     split_index = source.split_start + index
     return RawSplit(
@@ -241,7 +240,7 @@ def _split(source: Source, index: int, start: int, rows: list[_Rows], error: str
         rows=sum(table.num_rows for table in tables),
         last=source.last and index >= len(source.cuts) - 2,
         kind="arrow",
-        payload=_ipc(pa.concat_tables(tables)) if tables else _NO_PAYLOAD,
+        payload=_ipc(pa.concat_tables(tables) if tables else schema.empty_table()),
         offsets=_NO_OFFSETS,
         error=error,
     )

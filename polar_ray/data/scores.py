@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from polar_ray.data.generations import newest
-from polar_ray.data.storage import FileInfo, Storage
+from polar_ray.data.storage import FileInfo, Files, Storage
 from polar_ray.errors import NotARun, NotFinished
 
 LISTED = "scores.json"
@@ -43,7 +43,7 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
         NotFinished: The run has not finished, and ``partial`` is not set.
     """
     storage = Storage.of(run, storage_options or {})
-    root, _ = newest(run, storage_options)
+    root = table_folder(run, storage_options)
     finished = storage.exists(f"{root}/manifest.json")
     if not finished and not storage.exists(f"{root}/_run/run.json"):
         raise NotARun(f"{run} is not the output folder of a run: it has no manifest.json")
@@ -56,7 +56,7 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
     return ds.dataset([storage.relative(path) for path in parts], filesystem=storage.filesystem)
 
 
-def parts_of(table: Storage) -> list[FileInfo]:
+def parts_of(table: Storage) -> Files:
     """Returns the files of the score table in a folder, in order.
 
     They lie in ``scores/``, or the table is one of a curation: then ``scores.json`` names parts of several runs,
@@ -69,6 +69,20 @@ def parts_of(table: Storage) -> list[FileInfo]:
     scheme, separator, root = table.url.rpartition("://")
     paths = [scheme + separator + posixpath.normpath(f"{root}/{part.path}") for part in parts]
     return [FileInfo(path, part.size) for path, part in zip(paths, parts, strict=True)]
+
+
+def table_folder(run: str, storage_options: dict[str, Any] | None = None) -> str:
+    """Returns the folder that holds the score table and the manifest of a run, by the run's output folder.
+
+    It is that of the newest generation, unless the path is that of one.
+    """
+    return newest(run, storage_options)[0]
+
+
+def score_parts(run: str, storage_options: dict[str, Any] | None = None) -> Files:
+    """Returns the parts of the score table of a finished run, in the order of its groups; errors as ``open_scores``."""
+    open_scores(run, storage_options=storage_options)
+    return parts_of(Storage.of(table_folder(run, storage_options), storage_options))
 
 
 def read_scores(
@@ -107,3 +121,22 @@ def scorer_names(schema: pa.Schema) -> list[str]:
     # A scorer has a status; a further column that happens to be called reward_something has none.
     scorers = [suffix for suffix in suffixes if f"status{suffix}" in schema.names]
     return [suffix.removeprefix("_") for suffix in scorers]
+
+
+def scorer_columns(schema: pa.Schema) -> dict[str, list[str]]:
+    """Returns the columns of each scorer, extras included: a scorer's stand together and begin with its rewards."""
+    names = scorer_names(schema)
+    begins = {f"reward_{name}" if name else "reward": name for name in names}
+    columns: dict[str, list[str]] = {name: [] for name in names}
+    owner: str | None = None
+    for column in schema.names:
+        owner = begins.get(column, owner)
+        if owner is not None:
+            columns[owner].append(column)
+    return columns
+
+
+def renamed(column: str, scorer: str, name: str) -> str:
+    """Returns a scorer's column under another name of the scorer."""
+    field = column.removesuffix(f"_{scorer}") if scorer else column
+    return f"{field}_{name}" if name else field

@@ -24,6 +24,9 @@ class Block:
         tokens: int64 [C], 0 where it is not known; None where nobody asked for it.
         uncertainty: float64 [C], standard deviation of the reward or NaN; None where nobody asked for it.
         others: float64 [C], rewards of other scorers by name, NaN where there is none.
+        parts: float64 [C], rewards of the scorers that are combined, by name, NaN where there is none.
+        disagreement: float64 [C] of the combined scorers, NaN where it is not known; None where none are combined.
+        unjoined: bool [C], candidates that a joined table lacks; None where there are none.
         reference_reward: float64 [G], NaN where there is none; None where it is not in a column.
         is_reference: bool [C], whether the candidate stands for the reference.
     """
@@ -35,6 +38,9 @@ class Block:
     tokens: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     others: dict[str, np.ndarray] = field(default_factory=dict)
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    disagreement: np.ndarray | None = None
+    unjoined: np.ndarray | None = None
     reference_reward: np.ndarray | None = None
     is_reference: np.ndarray | None = None
 
@@ -62,24 +68,36 @@ def threshold(reward: float) -> float:
     return float(np.float32(reward))
 
 
-def block_of(table: pa.Table, wanted: Wanted) -> Block:
-    """Takes the wanted columns of a score table apart."""
+def block_of(table: pa.Table, wanted: Wanted, unjoined: np.ndarray | None = None) -> Block:
+    """Takes the wanted columns of a score table apart.
+
+    Where scorers are combined, the rewards are those of the first until ``combine.combined`` has made one of them.
+    """
     rewards = flat(table.column(wanted.reward))
-    status = flat(table.column(wanted.status)).flatten()
+    statuses = [wanted.status, *(scorer.status for scorer in wanted.combined)]
+    truncated = [_is_truncated(flat(table.column(column)).flatten()) for column in dict.fromkeys(statuses)]
     others = {name: _floats(flat(table.column(column)).flatten()) for name, column in wanted.others}
+    parts = {scorer.name: _floats(flat(table.column(scorer.reward)).flatten()) for scorer in wanted.combined}
     return Block(
         prompt_ids=flat(table.column("prompt_id")),
         sizes=lengths_of(rewards),
         reward=_floats(rewards.flatten()),
-        truncated=np.asarray(pc.equal(status, Status.TRUNCATED.value).to_numpy(zero_copy_only=False), bool),
+        truncated=np.logical_or.reduce(truncated),
         tokens=None if wanted.tokens is None else _integers(flat(table.column(wanted.tokens)).flatten()),
         uncertainty=None if wanted.uncertainty is None else _floats(flat(table.column(wanted.uncertainty)).flatten()),
         others=others,
+        parts=parts,
+        unjoined=unjoined,
         reference_reward=None
         if wanted.reference_column is None
         else _floats(flat(table.column(wanted.reference_column))),
         is_reference=None if wanted.reference_candidate is None else _is_reference(table, *wanted.reference_candidate),
     )
+
+
+def _is_truncated(status: pa.Array) -> np.ndarray:
+    truncated = pc.fill_null(pc.equal(status, Status.TRUNCATED.value), False)
+    return np.asarray(truncated.to_numpy(zero_copy_only=False), bool)
 
 
 def _is_reference(table: pa.Table, field_name: str, value: str) -> np.ndarray:

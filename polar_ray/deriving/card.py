@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from polar_ray.deriving.derived_folder import DerivedManifest
+from polar_ray.deriving.derived_folder import DerivedManifest, Parent
 from polar_ray.deriving.ledger import REASONS
 from polar_ray.recipe.derive import DeriveRecipe
 
@@ -20,11 +20,6 @@ def card(recipe: DeriveRecipe, manifest: DerivedManifest) -> str:
     """Returns the card of a derived dataset."""
     title = recipe.card.title or recipe.name
     counts = manifest.counts
-    fingerprints = "\n".join(
-        f"- scorer{f' `{name}`' if name else ''}: "
-        + ", ".join(f"{key} `{value}`" for key, value in sorted(parts.items()))
-        for name, parts in manifest.parent.fingerprints.items()
-    )
     front = yaml.safe_dump(_front_matter(recipe, manifest), sort_keys=False, allow_unicode=True)
     ledger = _table(
         ("reason", "prompts", "what it means"),
@@ -62,13 +57,23 @@ def card(recipe: DeriveRecipe, manifest: DerivedManifest) -> str:
                 [(str(p["n"]), f"{p['expected_best']:.4f}", f"{p['prompts']:,}") for p in shown],
             )
         )
-    parts.append(
-        f"## Lineage\n\nDerived from the run `{manifest.parent.name}` at `{manifest.parent.path}` "
-        f"({manifest.parent.groups:,} prompts, {manifest.parent.candidates:,} candidates; sha256 of its manifest "
-        f"`{manifest.parent.manifest_sha256}`).\n\n{fingerprints}"
-    )
+    lineage = [f"Derived from {_run(manifest.parent)}"]
+    lineage += [f"Joined by ids as `{name}`: {_run(run)}" for name, run in manifest.joined.items()]
+    parts.append("## Lineage\n\n" + "\n\n".join(lineage))
     parts.append(f"## Recipe\n\n```yaml\n{policy}```")
     return "\n\n".join(parts) + "\n"
+
+
+def _run(run: Parent) -> str:
+    fingerprints = "\n".join(
+        f"- scorer{f' `{name}`' if name else ''}: "
+        + ", ".join(f"{key} `{value}`" for key, value in sorted(parts.items()))
+        for name, parts in run.fingerprints.items()
+    )
+    return (
+        f"the run `{run.name}` at `{run.path}` ({run.groups:,} prompts, {run.candidates:,} candidates; sha256 of its "
+        f"manifest `{run.manifest_sha256}`).\n\n{fingerprints}"
+    )
 
 
 def _front_matter(recipe: DeriveRecipe, manifest: DerivedManifest) -> dict[str, Any]:

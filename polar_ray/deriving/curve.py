@@ -68,3 +68,21 @@ def best_of_weights(size: int, most: int) -> np.ndarray:
     left = np.arange(size - 1, 0, -1, dtype=np.float64)[None, :]
     factors = np.maximum(left - n + 1, 0) / left
     return np.asarray(np.cumprod(np.concatenate([n / size, factors], axis=1), axis=1))
+
+
+def label_of_best(rewards: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
+    """Returns the expected label of the candidate that rewards choose among n of a prompt: float64 [n], n = 1..most.
+
+    The same unbiased estimator as the N-curve's, with labels in the place of rewards: the mean over all subsets of n.
+    Among equal rewards each is chosen as often; a candidate without a reward only where no other is there.
+
+    Args:
+        rewards: float64 [N] of one prompt, NaN where there is none.
+        labels: float64 [N], 1 for right and 0 for wrong, say.
+        most: At most N.
+    """
+    known = np.where(np.isnan(rewards), -np.inf, rewards)
+    order = np.argsort(-known, kind="stable")
+    _, tie, sizes = np.unique(-known[order], return_inverse=True, return_counts=True)
+    shared = np.bincount(tie, weights=labels[order]) / sizes
+    return np.asarray(best_of_weights(len(rewards), most) @ shared[tie])

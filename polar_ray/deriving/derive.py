@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -12,20 +13,21 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from polar_ray.data.generations import newest
-from polar_ray.data.scores import open_scores, parts_of
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.card import card
 from polar_ray.deriving.curve import CurveSums
 from polar_ray.deriving.derived_folder import DerivedFolder, DerivedManifest, Parent
 from polar_ray.deriving.exports.llama_factory import dataset_info
-from polar_ray.deriving.pool import in_order
+from polar_ray.deriving.joining import Missing, join_sources
+from polar_ray.deriving.pool import Processes, Workers
 from polar_ray.deriving.quantile import find_bin, value_in_bin
 from polar_ray.deriving.shards import ShardWriter
+from polar_ray.deriving.statistics import Statistics, Sums
+from polar_ray.deriving.tables import Table, open_tables
 from polar_ray.deriving.units import Unit, plan_units
 from polar_ray.deriving.wanted import wanted_of
-from polar_ray.deriving.work import TRAIN, VALIDATION, Derived, Work, count_lower, count_upper, derive_unit
-from polar_ray.errors import ConservationError
+from polar_ray.deriving.work import TRAIN, VALIDATION, Derived, Work, count_lower, count_upper, derive_unit, reward_sums
+from polar_ray.errors import ConservationError, NotJoined
 from polar_ray.recipe.derive import DeriveRecipe
 
 LEDGER_ROWS = 1_000_000
@@ -33,7 +35,13 @@ Progress = Callable[[int, int], None]
 """Is told how many units are done, of how many."""
 
 
-def derive(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progress | None = None) -> DerivedManifest:
+def derive(
+    recipe: DeriveRecipe,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+) -> DerivedManifest:
     """Derives the recipe's dataset into its output folder and returns the manifest.
 
     The same score table, recipe and seed give the same bytes in every file, on any number of processes. Memory does not
@@ -43,12 +51,14 @@ def derive(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progress | No
         recipe: What to derive, from which run, into which folder.
         fresh: Delete the derived dataset in the output folder first.
         progress: Is told how it goes.
+        workers: What works on the units; processes of this machine by default.
 
     Raises:
         NotARun: There is no run at ``run.path``, or the output folder holds something else.
         NotFinished: The run has not finished.
         RecipeChanged: The output folder holds another derived dataset.
         RecipeError: The recipe names a scorer or column that the table does not have.
+        NotJoined: A joined run lacks candidates, and ``run.missing`` is ``error``.
         ConservationError: Prompts were lost or doubled.
 
     Example:
@@ -56,19 +66,26 @@ def derive(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progress | No
         >>> manifest.counts["rows"]
         39
     """
-    dataset = open_scores(recipe.run.path, storage_options=recipe.run.storage_options)
-    source = Storage.of(newest(recipe.run.path, recipe.run.storage_options)[0], recipe.run.storage_options)
-    parent = _parent(source)
-    work = Work(source, recipe, wanted_of(recipe, dataset.schema))
+    tables = open_tables(recipe.run)
+    wanted = wanted_of(recipe, tables.schema)
+    parent = _parent(tables.first)
+    joined = {table.name: _parent(table) for table in tables.joined}
     folder = DerivedFolder(Storage.of(recipe.output.path).url, recipe.output.storage_options)
     versions = {name: version(name) for name in ("polar-ray", "pyarrow", "numpy", "rapidfuzz")}
     identity = {"recipe": recipe.policy(), "parent": parent.manifest_sha256, "versions": versions}
+    if joined:
+        identity["joined"] = {name: each.manifest_sha256 for name, each in joined.items()}
     if (finished := folder.establish(identity, fresh=fresh)) is not None:
         return finished
-    units = plan_units(parts_of(source))
-    processes = min(recipe.compute.processes or os.cpu_count() or 1, max(1, len(units)))
+    units = plan_units(tables.first.parts)
+    if workers is None:
+        workers = Processes(min(recipe.compute.processes or os.cpu_count() or 1, max(1, len(units))))
+    buckets = Storage.of(folder.join("_derive", "joined"), recipe.output.storage_options)
+    work = Work(tables.first, recipe, wanted, join_sources(tables, wanted.columns, units, workers, buckets))
+    if recipe.reward.combine and recipe.reward.combine.needs_table:
+        work = replace(work, statistics=_statistics(work, units, workers))
     if recipe.best_of_n and recipe.best_of_n.min_quantile is not None:
-        work = Work(source, recipe, work.wanted, _quantile(work, units, recipe.best_of_n.min_quantile, processes))
+        work = replace(work, lowest=_quantile(work, units, recipe.best_of_n.min_quantile, workers))
     total = _Total()
     files = recipe.files
     with ExitStack() as stack:
@@ -78,14 +95,19 @@ def derive(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progress | No
 
         writers = {side: writer(f"data/{side}", files.format, files.shard_rows) for side in (TRAIN, VALIDATION)}
         ledger = writer("ledger", "parquet", LEDGER_ROWS)
-        for done, derived in enumerate(in_order(partial(derive_unit, work), units, processes), 1):
+        for done, derived in enumerate(workers.over(partial(derive_unit, work), units), 1):
+            total.add(derived)
+            if total.missing and recipe.run.missing == "error":
+                # Nothing more is written; what is lacking is counted to the end.
+                continue
             for side, rows in derived.rows.items():
                 writers[side].write(rows)
                 total.rows[side] += rows.num_rows
             ledger.write(derived.ledger)
-            total.add(derived)
             if progress is not None:
                 progress(done, len(units))
+        if total.missing and recipe.run.missing == "error":
+            raise _not_joined(recipe, total.missing)
     manifest = DerivedManifest(
         task=recipe.task,
         recipe=recipe.policy(),
@@ -99,8 +121,13 @@ def derive(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progress | No
         curve=total.curve.points() if total.curve is not None else [],
         files=[*writers[TRAIN].files, *writers[VALIDATION].files, *ledger.files],
         versions=versions,
+        joined=joined,
+        missing={
+            name: {"prompts": lacks.prompts, "candidates": lacks.candidates} for name, lacks in total.missing.items()
+        },
     )
     storage = folder.storage
+    storage.delete_tree(buckets.url)
     storage.write_atomic(folder.join("README.md"), card(recipe, manifest).encode())
     if recipe.export.kind == "llama_factory":
         sides = [side for side in (TRAIN, VALIDATION) if total.rows[side]]
@@ -110,7 +137,8 @@ def derive(recipe: DeriveRecipe, *, fresh: bool = False, progress: Progress | No
     return manifest
 
 
-def _parent(source: Storage) -> Parent:
+def _parent(table: Table) -> Parent:
+    source = table.storage
     data = source.read_bytes(source.join("manifest.json"))
     manifest = msgspec.json.decode(data)
     return Parent(
@@ -123,12 +151,31 @@ def _parent(source: Storage) -> Parent:
     )
 
 
-def _quantile(work: Work, units: list[Unit], quantile: float, processes: int) -> float | None:
+def _statistics(work: Work, units: list[Unit], workers: Workers) -> dict[str, Statistics]:
+    total: dict[str, Sums] = {}
+    for found in workers.over(partial(reward_sums, work), units):
+        total = {name: total[name] + sums if name in total else sums for name, sums in found.items()}
+    return {name: sums.statistics() for name, sums in total.items()}
+
+
+def _quantile(work: Work, units: list[Unit], quantile: float, workers: Workers) -> float | None:
     zero = np.zeros(1, np.int64)
-    bin_ = find_bin(sum(in_order(partial(count_upper, work), units, processes), zero), quantile)
+    bin_ = find_bin(sum(workers.over(partial(count_upper, work), units), zero), quantile)
     if bin_ is None:
         return None
-    return value_in_bin(bin_, sum(in_order(partial(count_lower, work, bin_.upper), units, processes), zero))
+    return value_in_bin(bin_, sum(workers.over(partial(count_lower, work, bin_.upper), units), zero))
+
+
+def _not_joined(recipe: DeriveRecipe, missing: dict[str, Missing]) -> NotJoined:
+    lacks = "; ".join(
+        f"run.join.{name} ({recipe.run.join[name].path}) lacks {each.prompts:,} prompts and {each.candidates:,} "
+        f"candidates, such as {', '.join(each.examples)}"
+        for name, each in missing.items()
+    )
+    return NotJoined(
+        f"{lacks}; no dataset is made. Score the same candidates there, or leave out what is lacking with "
+        "run.missing=drop"
+    )
 
 
 class _Total:
@@ -141,6 +188,7 @@ class _Total:
         self.removed_candidates: Counter[str] = Counter()
         self.removed_pairs: Counter[str] = Counter()
         self.curve: CurveSums | None = None
+        self.missing: dict[str, Missing] = {}
 
     def add(self, derived: Derived) -> None:
         """Adds what came of a unit, except for its rows. Units come in order, so sums of floats are always the same."""
@@ -150,6 +198,8 @@ class _Total:
         self.reasons += derived.reasons
         self.removed_candidates += derived.removed_candidates
         self.removed_pairs += derived.removed_pairs
+        for name, lacks in derived.missing.items():
+            self.missing[name] = self.missing.get(name, Missing()) + lacks
         if derived.curve is not None:
             self.curve = derived.curve if self.curve is None else self.curve + derived.curve
 

@@ -54,6 +54,8 @@ class DerivedManifest(msgspec.Struct, frozen=True):
         curve: The N-curve: n, expected_best, prompts.
         files: Every file with rows.
         versions: Of what wrote it.
+        joined: The runs that were joined, by name.
+        missing: Prompts and candidates that each of them lacks.
     """
 
     task: str
@@ -68,6 +70,8 @@ class DerivedManifest(msgspec.Struct, frozen=True):
     curve: list[dict[str, float]]
     files: list[FileRecord]
     versions: dict[str, str]
+    joined: dict[str, Parent] = {}
+    missing: dict[str, dict[str, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,17 @@ class DerivedFolder:
     def join(self, *names: str) -> str:
         """Returns the path of something in the folder."""
         return "/".join([self.path.rstrip("/"), *names])
+
+    def is_finished(self) -> bool:
+        """Whether a finished derivation is there."""
+        return self.storage.exists(self.join("_derive", "derive.json")) and self.storage.exists(
+            self.join("manifest.json")
+        )
+
+    def clear(self) -> None:
+        """Deletes the derivation in the folder, if there is one, and nothing else."""
+        if self.storage.exists(self.join("_derive", "derive.json")):
+            self._clear()
 
     def establish(self, identity: dict[str, Any], *, fresh: bool) -> DerivedManifest | None:
         """Makes the folder ready; returns the manifest if it already holds this derivation, finished.

@@ -48,6 +48,9 @@ def _conditions(
     is_reference, uncertainty, most = block.is_reference, block.uncertainty, candidates.max_uncertainty
     if is_reference is not None:
         yield "is_reference", lambda left: ~is_reference
+    if block.unjoined is not None:
+        unjoined = block.unjoined
+        yield "not_joined", lambda left: ~unjoined
     yield "no_reward", lambda left: ~np.isnan(block.reward)
     if candidates.truncated == "drop":
         yield "truncated", lambda left: ~block.truncated
@@ -55,6 +58,10 @@ def _conditions(
         assert uncertainty is not None, "the recipe names the column"
         # A comparison with NaN is false: what is not known is not certain.
         yield "uncertain", lambda left: uncertainty <= most
+    if candidates.max_disagreement is not None:
+        disagreement, widest = block.disagreement, candidates.max_disagreement
+        assert disagreement is not None, "the recipe combines scorers"
+        yield "disagreement", lambda left: disagreement <= widest
     if fits is not None:
         yield "not_in_format", lambda left: _in_format(block, *fits(texts))
     if candidates.empty == "drop":

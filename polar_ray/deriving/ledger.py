@@ -12,9 +12,11 @@ LEDGER_SCHEMA = pa.schema(
 REASONS = {
     "too_few_candidates": "the prompt has fewer candidates than it takes",
     "is_reference": "the other candidates stand for the reference",
+    "not_joined": "a joined run has too few of the rest",
     "no_reward": "too few candidates have a reward",
     "truncated": "of the rest, the model saw too few in full",
     "uncertain": "too few of the rest have a reward that is certain enough (or a known uncertainty)",
+    "disagreement": "the scorers agree enough on too few of the rest (or too few of them have a say)",
     "not_in_format": "the export's format cannot hold the prompt, or too few of its candidates",
     "empty_text": "too few of the rest have any text",
     "duplicate_text": "too few of the rest have a text of their own",

@@ -4,15 +4,35 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 WAITING = 2
 """Items per process that are under way or whose results wait for their turn: this bounds the memory."""
+
+
+class Workers(Protocol):
+    """What runs a function over items: processes of this machine, or tasks on a cluster."""
+
+    def over(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yields the result of each item, in order; an error of the function is raised in its place."""
+        ...
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Processes of this machine; with one, everything runs in this one."""
+
+    count: int
+
+    def over(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yields the result of each item, in order."""
+        return in_order(function, items, self.count)
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:

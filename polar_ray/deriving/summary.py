@@ -19,10 +19,12 @@ def summary(manifest: DerivedManifest, path: str) -> str:
         if removed:
             shown = ", ".join(f"{reason} {count:,}" for reason, count in _largest_first(removed))
             lines.append(f"{what} left out: {shown}")
+    for name, lacks in manifest.missing.items():
+        lines.append(f"run.join.{name} lacks {lacks['prompts']:,} prompts and {lacks['candidates']:,} candidates")
     if manifest.lowest_reward is not None:
         lines.append(f"lowest reward selected by the table's quantile: {manifest.lowest_reward:.6g}")
     if manifest.curve:
-        shown = ", ".join(f"{p['n']}: {p['expected_best']:.4f}" for p in manifest.curve if _is_power_of_two(p["n"]))
+        shown = ", ".join(f"{p['n']:.0f}: {p['expected_best']:.4f}" for p in manifest.curve if _is_power_of_two(p["n"]))
         lines.append(f"expected best reward of n candidates: {shown}")
     lines.append(f"dataset: {path.rstrip('/')}")
     return "\n".join(lines)

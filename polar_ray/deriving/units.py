@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,6 +44,12 @@ def plan_units(files: Sequence[FileInfo]) -> list[Unit]:
     return units
 
 
+@lru_cache(maxsize=4)
+def kept(storage: Storage) -> Storage:
+    """Returns the first storage of its kind in this process: its connection is made once, not for every unit."""
+    return storage
+
+
 class UnitReader:
     """Reads columns of a unit's parts; use it as a context manager."""
 
@@ -60,6 +67,11 @@ class UnitReader:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    @property
+    def part_rows(self) -> list[int]:
+        """Rows of each part."""
+        return [file.metadata.num_rows for file in self._files]
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Returns columns (Parquet paths, in which ``a.list.element.b`` is a field of list elements) of all rows."""

@@ -11,12 +11,22 @@ from polar_ray.recipe.derive import DeriveRecipe
 
 
 @dataclass(frozen=True)
+class Combined:
+    """A scorer whose rewards are combined with others': its name and columns."""
+
+    name: str
+    reward: str
+    status: str
+
+
+@dataclass(frozen=True)
 class Wanted:
     """Names of columns.
 
     Attributes:
-        reward: The rewards to derive from.
+        reward: The rewards to derive from; of combined scorers the first.
         status: Their statuses.
+        combined: The scorers that are combined.
         tokens: For a length penalty per token.
         uncertainty: Standard deviations of the rewards.
         others: Other scorers that must agree: name and column of rewards.
@@ -30,6 +40,7 @@ class Wanted:
     tokens: str | None = None
     uncertainty: str | None = None
     others: tuple[tuple[str, str], ...] = ()
+    combined: tuple[Combined, ...] = ()
     reference_column: str | None = None
     reference_candidate: tuple[str, str] | None = None
 
@@ -38,7 +49,9 @@ class Wanted:
         """What to read, as Parquet paths. None of it is text that a model or a person wrote."""
         optional = [self.tokens, self.uncertainty, *(column for _, column in self.others), self.reference_column]
         candidate = [candidate_path(self.reference_candidate[0])] if self.reference_candidate else []
-        return ["prompt_id", self.reward, self.status, *(name for name in optional if name is not None), *candidate]
+        combined = [column for scorer in self.combined for column in (scorer.reward, scorer.status)]
+        scores = [self.reward, self.status, *combined, *(name for name in optional if name is not None)]
+        return list(dict.fromkeys(["prompt_id", *scores, *candidate]))
 
 
 def candidate_path(field: str) -> str:
@@ -53,7 +66,9 @@ def wanted_of(recipe: DeriveRecipe, schema: pa.Schema) -> Wanted:
         RecipeError: The table has no such scorer or column; the message names those that it has.
     """
     names = [name for name in scorer_names(schema) if ScoreColumns(name)("status") in schema.names]
-    column = ScoreColumns(_scorer(recipe.reward.scorer, names))
+    combine = recipe.reward.combine
+    chosen = [_scorer(name, names) for name in combine.scorers] if combine else [_scorer(recipe.reward.scorer, names)]
+    column = ScoreColumns(chosen[0])
     penalty = recipe.reward.length_penalty
     pairs = recipe.pairs
     reference = pairs.above_reference if pairs else None
@@ -70,6 +85,9 @@ def wanted_of(recipe: DeriveRecipe, schema: pa.Schema) -> Wanted:
         tokens=column("tokens") if penalty and penalty.per == "token" else None,
         uncertainty=_column(schema, column, uncertainty) if uncertainty is not None else None,
         others=others,
+        combined=tuple(Combined(name, ScoreColumns(name)("reward"), ScoreColumns(name)("status")) for name in chosen)
+        if combine
+        else (),
         reference_column=_numeric(schema, reference.column) if reference and reference.column is not None else None,
         reference_candidate=candidate,
     )
@@ -81,7 +99,9 @@ def _scorer(name: str | None, names: list[str]) -> str:
         raise RecipeError("the score table has no column of rewards; is run.path the output folder of a scoring run?")
     if name is None:
         if len(names) > 1:
-            raise RecipeError(f"the score table has several scorers; choose one with reward.scorer: {shown}")
+            raise RecipeError(
+                f"the score table has several scorers; choose one with reward.scorer: {shown}; or combine them"
+            )
         return names[0]
     if name not in names:
         has = f"it has {shown}" if any(names) else "it has a single one without a name, so leave reward.scorer out"

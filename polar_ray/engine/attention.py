@@ -41,13 +41,16 @@ def attend(
         kernels: Computes it where it is made for these tensors.
 
     Returns:
-        ``[queries, heads, dim]``, in the dtype of the queries; scores and their softmax are computed in float32 by
-        the kernels, and in the dtype of the queries with a float32 softmax without them.
+        ``[queries, heads, dim]``, in the dtype of the queries. Scores and their softmax are computed in float32 on the
+        CPU, and elsewhere in the dtype of the queries with a float32 softmax.
     """
     heads, kv_heads, dim = query.shape[1], key.shape[1], query.shape[2]
     if kernels is not None and kernels.attends(query.dtype, dim, heads // kv_heads):
         return kernels.attention(query, key, value, pieces, spans, scale=scale, softcap=softcap, window=window)
     out = torch.empty_like(query)
+    if query.device.type == "cpu":
+        # Scores rounded to half precision would be further off than those of transformers.
+        query, key, value = query.float(), key.float(), value.float()
     for span in range(len(spans.start)):
         places = [slice(pieces.start[p], pieces.start[p] + pieces.length[p]) for p in spans.chain_of(span).tolist()]
         # [kv_heads, keys, dim]; their positions are 0, 1, 2, …

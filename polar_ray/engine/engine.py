@@ -99,6 +99,7 @@ class Engine:
         return differs_from_plain(
             lambda sequences: self._read(sequences, self.plan(sequences)),
             lambda sequences: self._read_alone(sequences),
+            self._backbone,
             vocab_size=self.vocab_size,
             max_positions=self.max_positions,
             dtype=self.dtype,

@@ -63,7 +63,7 @@ class FusedAttention(torch.nn.Module):
         self.layer = int(native.layer_idx)
         self.head_dim = int(native.head_dim)
         self.scale = float(native.scaling)
-        self.window = kind.window(native)
+        self.kind = kind
         self.softcap = kind.softcap(native)
         self.kernels = kernels
 
@@ -96,7 +96,8 @@ class FusedAttention(torch.nn.Module):
             value,
             scale=self.scale,
             softcap=self.softcap,
-            window=self.window,
+            # Asked each time, since the probe changes it.
+            window=self.kind.window(self.native),
             reads_only=keys is not None,
         )
         return self.native.o_proj(out.flatten(1))[None], None

@@ -86,7 +86,6 @@ INLINE f16v larger(f16v a, f16v b) {
     v = combine(v, __builtin_shuffle(v, (i16v){1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14}))
 INLINE f16v plus(f16v a, f16v b) { return a + b; }
 INLINE float sum_of(f16v v) { HALVES(v, plus); return v[0]; }
-INLINE float max_of(f16v v) { HALVES(v, larger); return v[0]; }
 
 /* e^x: 2^n times a polynomial in the rest, with the coefficients of the Cephes library's expf. Below -87 it is 0, above
  * 88.7 it is infinity. NaN stays NaN. */
@@ -119,16 +118,19 @@ INLINE f16v exp_of(f16v x) {
 #endif
 }
 
-/* 2^x for x up to 0, with the coefficients of the Cephes library's exp2f; as many as the weights' dtype can hold. */
+/* 2^x for x up to 0, with the coefficients of the Cephes library's exp2f. For weights that are rounded to bfloat16,
+ * by up to 1 part in 512, three coefficients: the least squares fit between -1/2 and 1/2, off by 1 part in 10,000. */
 INLINE f16v exp2_of(int bf16, f16v x) {
 #ifdef __AVX512F__
     x = (f16v)_mm512_max_ps(_mm512_set1_ps(-160.0f), (__m512)x);
     f16v n = (f16v)_mm512_roundscale_ps((__m512)x, 0), r = x - n;
-    f16v y = all(9.618437357674640e-3f);
-    if (!bf16) y += (1.535336188319500e-4f * r + 1.339887440266574e-3f) * r;
-    y = y * r + 5.550332471162809e-2f;
-    y = y * r + 2.402264791363012e-1f;
-    y = y * r + 6.931472028550421e-1f;
+    f16v y = all(5.500892e-2f);
+    if (!bf16) {
+        y = (1.535336188319500e-4f * r + 1.339887440266574e-3f) * r + 9.618437357674640e-3f;
+        y = y * r + 5.550332471162809e-2f;
+    }
+    y = y * r + (bf16 ? 2.4221096e-1f : 2.402264791363012e-1f);
+    y = y * r + (bf16 ? 6.9328293e-1f : 6.931472028550421e-1f);
     y = y * r + 1.0f;
     return (f16v)_mm512_scalef_ps((__m512)y, (__m512)n);
 #else
@@ -395,7 +397,9 @@ static void pack(const Attention *a, int piece, int head) {
             f16v row[16];
             for (int key = 0; key < 16; key++) {
                 row[key] = all(0);
-                if (key < here) memcpy(&row[key], from_key + (block + key) * a->key_stride * size + w * 4, bytes);
+                const char *place = from_key + (block + key) * a->key_stride * size + w * 4;
+                if (key >= here) continue;
+                if (bytes == 64) memcpy(&row[key], place, 64); else memcpy(&row[key], place, bytes);
             }
             transpose(row);
             for (int i = 0; i < smaller(16, words - w); i++) store_f((float *)to + (w + i) * 16, row[i]);
@@ -410,6 +414,13 @@ static void pack(const Attention *a, int piece, int head) {
         } else if (key % 2 == 0) {
             uint32_t *to = values + key / 2 * wide;
             const uint16_t *one = (const uint16_t *)from, *two = one + a->value_stride;
+            if (key + 1 < length && a->dim == wide) {
+                for (int i = 0; i < wide; i += 16) {
+                    u16v low = (u16v)load_h(one + i) >> 16, high = (u16v)load_h(two + i);
+                    store_f((float *)to + i, (f16v)(low | high));
+                }
+                continue;
+            }
             memset(to, 0, wide * 4L);
             if (key + 1 < length)
                 for (int i = 0; i < a->dim; i++) to[i] = one[i] | (uint32_t)two[i] << 16;
@@ -432,7 +443,8 @@ INLINE void tile(const int bf16, const Attention *a, Scratch *scratch, int span,
     int rows = (stop - first) * a->group, position = a->query_position[span];
     long size = bf16 ? 2 : 4;
     uint32_t *query = scratch->query;
-    float *score = scratch->score, *sum = scratch->sum, most[ROWS], total[ROWS], shrink[ROWS];
+    float *score = scratch->score, *sum = scratch->sum, most[ROWS], shrink[ROWS];
+    f16v total[ROWS];
     uint16_t *weight = scratch->weight;
 
     if (bf16 && dim % 2) memset(query, 0, sizeof scratch->query);
@@ -441,7 +453,7 @@ INLINE void tile(const int bf16, const Attention *a, Scratch *scratch, int span,
         const char *from = a->query + (token * a->query_stride + (head * a->group + r % a->group) * (long)dim) * size;
         memcpy(query + r * words, from, dim * size);
     }
-    for (int r = 0; r < ROWS; r++) { most[r] = -INFINITY; total[r] = 0; }
+    for (int r = 0; r < ROWS; r++) { most[r] = -INFINITY; total[r] = all(0); }
     memset(sum, 0, sizeof(float) * rows * wide);
 
     for (int link = a->chain_start[span]; link < a->chain_start[span + 1]; link++) {
@@ -456,6 +468,8 @@ INLINE void tile(const int bf16, const Attention *a, Scratch *scratch, int span,
             blocked_product(bf16, rows, padded, query, words, keys + (long)block * words, 16, 16L * words, words, score,
                             KEYS, NULL);
             /* From here on scores are exponents of 2. */
+            f16v top[ROWS];
+            for (int r = rows; r < ROWS; r++) top[r] = all(-INFINITY);
             float before[ROWS], scale = (a->cap > 0 ? 1 : a->scale) * 1.44269504088896341f;
             memcpy(before, most, sizeof before);
             for (int r = 0; r < rows; r++) {
@@ -467,23 +481,30 @@ INLINE void tile(const int bf16, const Attention *a, Scratch *scratch, int span,
                         store_f(row + i, a->cap * tanh_of(load_f(row + i) * (a->scale / a->cap)));
                 for (int i = 0; i < smaller(low, padded); i++) row[i] = -INFINITY;
                 for (int i = bigger(high, 0); i < padded; i++) row[i] = -INFINITY;
-                f16v top = load_f(row);
-                for (int i = 16; i < padded; i += 16) top = larger(top, load_f(row + i));
-                float found = max_of(top) * scale;
-                most[r] = found > most[r] ? found : most[r];
+                top[r] = load_f(row);
+                for (int i = 16; i < padded; i += 16) top[r] = larger(top[r], load_f(row + i));
             }
             float safe[ROWS];
-            for (int r = 0; r < ROWS; r++) safe[r] = most[r] == -INFINITY ? 0 : most[r];
-            for (int r = 0; r < ROWS; r += 16) store_f(shrink + r, exp2_of(0, load_f(before + r) - load_f(safe + r)));
+            for (int r = 0; r < ROWS; r += 16) {
+                /* Sixteen rows at once: finding the largest number inside a vector takes as long as a block of it. */
+                transpose(top + r);
+                f16v found = top[r];
+                for (int i = 1; i < 16; i++) found = larger(found, top[r + i]);
+                f16v now = larger(load_f(most + r), found * scale), none = all(-INFINITY);
+                store_f(most + r, now);
+                now = pick(now == none, all(0), now);
+                store_f(safe + r, now);
+                store_f(shrink + r, exp2_of(0, load_f(before + r) - now));
+            }
             for (int r = 0; r < rows; r++) {
                 float *row = score + r * KEYS;
-                f16v added = {0};
+                f16v added = total[r] * shrink[r];
                 for (int i = 0; i < padded; i += 16) {
                     f16v e = exp2_of(bf16, load_f(row + i) * scale - safe[r]);
                     added += e;
                     if (bf16) store_h(weight + r * KEYS + i, e); else store_f(row + i, e);
                 }
-                total[r] = total[r] * shrink[r] + sum_of(added);
+                total[r] = added;
             }
             const uint32_t *left = bf16 ? (const uint32_t *)weight : (const uint32_t *)score;
             long stride = bf16 ? KEYS / 2 : KEYS, steps = bf16 ? padded / 2 : padded;
@@ -494,8 +515,8 @@ INLINE void tile(const int bf16, const Attention *a, Scratch *scratch, int span,
     for (int r = 0; r < rows; r++) {
         long token = a->query_start[span] + first + r / a->group;
         long at = token * a->out_stride + (head * a->group + r % a->group) * (long)dim;
-        float *row = sum + r * wide;
-        for (int i = 0; i < wide; i += 16) store_f(row + i, load_f(row + i) / total[r]);
+        float *row = sum + r * wide, share = 1.0f / sum_of(total[r]);
+        for (int i = 0; i < wide; i += 16) store_f(row + i, load_f(row + i) * share);
         int i = 0;
         for (; i + 16 <= dim; i += 16) store(bf16, a->out, at + i, load_f(row + i));
         for (; i < dim; i++) store_one(bf16, a->out, at + i, row[i]);

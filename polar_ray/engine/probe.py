@@ -1,9 +1,12 @@
 """The probe at start: does a model come out the same when it is run over packed rows?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from polar_ray.models.dtype import DType
 
@@ -14,6 +17,10 @@ TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.
 
 Rounding stays well below; a token that sees what it should not, or a wrong position, is at about 1.
 """
+
+NARROW = 8
+"""Tokens of a window in the probe: fewer than most of its sequences have."""
+_WINDOWS = ("sliding_window", "attention_chunk_size")
 
 
 def probe_sequences(vocab_size: int, max_positions: int) -> list[np.ndarray]:
@@ -32,19 +39,38 @@ def probe_sequences(vocab_size: int, max_positions: int) -> list[np.ndarray]:
 
 @torch.inference_mode()
 def differs_from_plain(
-    packed: Reader, plain: Reader, *, vocab_size: int, max_positions: int, dtype: DType
+    packed: Reader, plain: Reader, backbone: PreTrainedModel, *, vocab_size: int, max_positions: int, dtype: DType
 ) -> str | None:
     """Returns how packed rows differ from plain forwards, or None if they do not.
+
+    A model with a sliding window is probed a second time with its window narrowed to ``NARROW`` tokens: a sequence that
+    is longer than a window of thousands would take too long at start, and short ones do not tell a window from none.
 
     Args:
         packed: Returns the hidden states at the sequences' ends, ``[N, hidden]``.
         plain: Likewise, from one plain forward for each.
+        backbone: The model that both run; it is as it was when this returns.
         vocab_size: Ids are below it.
         max_positions: The longest sequence that the model can be given.
         dtype: The model's dtype.
     """
     sequences = probe_sequences(vocab_size, max_positions)
-    expected = plain(sequences).float()
+    wide = plain(sequences).float()
+    differs = _differs(packed, sequences, wide, dtype)
+    if differs is not None or not windows_of(backbone):
+        return differs
+    with narrow_windows(backbone):
+        narrow = plain(sequences).float()
+        if torch.equal(narrow, wide):
+            kinds = set(backbone.config.to_dict().get("layer_types") or ["full_attention"])
+            return None if kinds == {"full_attention"} else "it does not take up a narrower window, to be probed with"
+        differs = _differs(packed, sequences, narrow, dtype)
+        if differs is None and float((packed(sequences).float() - narrow).norm()) > float((narrow - wide).norm()) / 2:
+            differs = "packed rows give hidden states as if there were no window"
+    return None if differs is None else f"with a window of {NARROW} tokens, {differs}"
+
+
+def _differs(packed: Reader, sequences: Sequence[np.ndarray], expected: torch.Tensor, dtype: DType) -> str | None:
     try:
         found = packed(sequences).float()
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
@@ -58,3 +84,25 @@ def differs_from_plain(
             f"{dtype} allows {TOLERANCE[dtype]}"
         )
     return None
+
+
+def windows_of(backbone: PreTrainedModel) -> dict[str, int]:
+    """Returns the settings of a model's config that limit how far back its layers attend."""
+    settings = backbone.config.to_dict()
+    return {name: settings[name] for name in _WINDOWS if settings.get(name)}
+
+
+@contextmanager
+def narrow_windows(backbone: PreTrainedModel) -> Iterator[None]:
+    """Narrows the windows of a model to ``NARROW`` tokens, in its config and in the modules that keep a copy."""
+    windows = windows_of(backbone)
+    held: list[tuple[Any, str, int]] = [(backbone.config, name, width) for name, width in windows.items()]
+    for module in backbone.modules():
+        held += [(module, name, width) for name, width in windows.items() if vars(module).get(name) == width]
+    for owner, name, _ in held:
+        setattr(owner, name, NARROW)
+    try:
+        yield
+    finally:
+        for owner, name, width in held:
+            setattr(owner, name, width)

@@ -25,12 +25,22 @@ new names reads the whole text in one go. So spaces, prefixes and merges are as 
 Control tokens are the added tokens that are special, or named as BOS, EOS and so on, or spelled like control tokens
 (``<|…|>``, ``<｜…｜>``, ``<start_of_turn>``, ``[INST]``). Other added tokens are words that a
 model reads and writes like any other (``<think>`` of Qwen3, the runs of newlines of Gemma) and stay tokens.
+
+A start that texts share
+------------------------
+The tokenizers library takes added tokens out of a text before it does anything else, and normalizes, splits and merges
+what lies between them piece by piece. A text that is cut right before such a token therefore has the ids of its two
+parts, if nothing reaches across the cut: no added token overlaps this one from the left or goes on where it ends, it
+takes no spaces to its left (``lstrip``), and nothing asks what kind of character stands beside it (``single_word``).
+Where the candidates' texts begin alike up to such a token, what comes before it is tokenized once.
 """
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -53,8 +63,15 @@ _SPECIAL_NAMES = (
     "cls_token",
     "mask_token",
 )
-_LOOKS_LIKE_TURN = re.compile(r"<｜.*｜>|<(start|end)_of_\w+>|\[/[A-Z_]+\]")
-"""Control tokens of chat formats that are not always declared as special: DeepSeek's, Gemma's, ``[/INST]``."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A rendered text or a part of one: its ids, and the control tokens that are written in it and were read of it."""
+
+    ids: np.ndarray
+    written: int
+    read: int
 
 
 class ChatTokenizer:
@@ -85,10 +102,9 @@ class ChatTokenizer:
         self._control: dict[str, int] = {
             token["content"]: token["id"]
             for token in content["added_tokens"]
-            if is_control(token["content"], special=token["special"])
-            or token["content"] in named.values()
-            or _LOOKS_LIKE_TURN.fullmatch(token["content"])
+            if is_control(token["content"], special=token["special"]) or token["content"] in named.values()
         }
+        self._cut_before = [text for text in _clear_cuts(content["added_tokens"]) if text in self._control]
         longest_first = sorted(self._control, key=len, reverse=True)
         # A pattern that matches nothing, for a tokenizer without control tokens.
         self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -137,25 +153,53 @@ class ChatTokenizer:
         A text whose control tokens do not come out as the template wrote them gives a ``TokenizerError`` in its
         place, and so does a text without any token.
         """
-        masked = [self._mask_pattern.search(text) is not None for text in rendered]
-        plain = [text for text, has_mask in zip(rendered, masked, strict=True) if not has_mask]
-        renamed = [self._rename(text) for text, has_mask in zip(rendered, masked, strict=True) if has_mask]
-        from_plain = iter(self._tokenizer.encode_batch_fast(plain, add_special_tokens=False))
-        from_renamed = iter(
-            self._renamed_tokenizer.encode_batch_fast(renamed, add_special_tokens=False) if renamed else ()
-        )
-        ids = [np.array(next(from_renamed if has_mask else from_plain).ids, dtype=np.int32) for has_mask in masked]
-        return [self._checked(text, row) for text, row in zip(rendered, ids, strict=True)]
+        return [ids for [ids] in self.encode_groups([[text] for text in rendered])]
+
+    def encode_groups(self, groups: Sequence[Sequence[str]]) -> list[list[np.ndarray | TokenizerError]]:
+        """Returns what ``encode_batch`` returns for each group of texts, such as the candidates of one prompt.
+
+        What a group's texts begin with is encoded once where the text can be cut, and so are equal texts.
+        """
+        parted = [self._parted(texts) for texts in groups]
+        different = dict.fromkeys(part for texts in parted for parts in texts for part in parts)
+        encoded = dict(zip(different, self._encode(list(different)), strict=True))
+        return [[self._joined([encoded[part] for part in parts]) for parts in texts] for texts in parted]
 
     def decode(self, ids: np.ndarray) -> str:
         """Returns ids as text, control tokens included."""
         return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 
-    def _checked(self, rendered: str, ids: np.ndarray) -> np.ndarray | TokenizerError:
+    def _parted(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
+        """Returns each text as the parts to encode. A text with masks is not cut: another tokenizer reads it."""
+        whole = [self._mask_pattern.search(text) is not None for text in texts]
+        cuttable = [text for text, is_whole in zip(texts, whole, strict=True) if not is_whole]
+        common = os.path.commonprefix(cuttable) if len(cuttable) > 1 else ""  # noqa: RUF071 (no paths)
+        cut = max((common.rfind(text) for text in self._cut_before), default=-1)
+        return [
+            (text,) if is_whole or cut <= 0 else (text[:cut], text[cut:])
+            for text, is_whole in zip(texts, whole, strict=True)
+        ]
+
+    def _encode(self, texts: Sequence[str]) -> list[_Part]:
+        masked = [self._mask_pattern.search(text) is not None for text in texts]
+        plain = [text for text, has_mask in zip(texts, masked, strict=True) if not has_mask]
+        renamed = [self._rename(text) for text, has_mask in zip(texts, masked, strict=True) if has_mask]
+        from_plain = iter(self._tokenizer.encode_batch_fast(plain, add_special_tokens=False))
+        from_renamed = iter(
+            self._renamed_tokenizer.encode_batch_fast(renamed, add_special_tokens=False) if renamed else ()
+        )
+        parts = []
+        for text, has_mask in zip(texts, masked, strict=True):
+            ids = np.array(next(from_renamed if has_mask else from_plain).ids, dtype=np.int32)
+            written = len(self._counted_pattern.findall(text))
+            parts.append(_Part(ids, written, int(np.count_nonzero(self._is_control[ids]))))
+        return parts
+
+    def _joined(self, parts: Sequence[_Part]) -> np.ndarray | TokenizerError:
+        ids = np.concatenate([part.ids for part in parts]) if len(parts) > 1 else parts[0].ids
         if not ids.size:
             return TokenizerError("The chat template renders this conversation to nothing.")
-        written = len(self._counted_pattern.findall(rendered))
-        read = int(np.count_nonzero(self._is_control[ids]))
+        written, read = sum(part.written for part in parts), sum(part.read for part in parts)
         if written != read:
             return TokenizerError(
                 f"The chat template wrote {written} control tokens and the tokenizer read {read}: text of the "
@@ -217,6 +261,25 @@ def chat_template_hash(folder: Path, chat_template: str | None) -> str:
     """Returns the SHA-256 (hex) of the source of the template that ``ChatTokenizer`` would use."""
     text = read_chat_template(folder, read_tokenizer_config(folder), chat_template)
     return sha256(text.encode()).hexdigest()
+
+
+def _clear_cuts(added: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the added tokens before which a text can be cut without a change of its ids, as the module says."""
+    if any(token["single_word"] for token in added):
+        return []
+    texts = [token["content"] for token in added]
+    ends = {text[start:] for text in texts for start in range(1, len(text))}
+    return [
+        text
+        for token in added
+        if (text := token["content"])
+        and not token["lstrip"]
+        and not token["normalized"]
+        # A token before it that takes spaces to its right (rstrip) finds none.
+        and not text[0].isspace()
+        and not any(text[:size] in ends for size in range(1, len(text) + 1))
+        and not any(text in other[1:] or (other.startswith(text) and other != text) for other in texts)
+    ]
 
 
 def _build(tokenizer_json: Mapping[str, Any]) -> Tokenizer:

@@ -9,7 +9,7 @@ from typing import Any
 from polar_ray.errors import TokenizerError
 
 LOOKS_LIKE_CONTROL = re.compile(
-    r"<\|.*\|>|<｜.*｜>|</?s>|<(unk|pad|bos|eos|mask)>|<(start|end)_of_(turn|image|text)>"
+    r"<\|.*\|>|<｜.*｜>|</?s>|<(unk|pad|bos|eos|mask)>|<(start|end)_of_\w+>"
     r"|\[/?[A-Z_]+(_\d+)?\]|<unused_?\d+>"
 )
 """Texts of control tokens that checkpoints do not always declare as special, such as ``[UNUSED_TOKEN_130]``.

@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from polar_ray.errors import TokenizerError
 
 
@@ -32,6 +34,16 @@ class TextTokenizer(ABC):
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns ``encode_text`` of each text."""
+
+    def encode_joined(self, texts: Sequence[tuple[str, str]]) -> list[tuple[np.ndarray, ...]]:
+        """Returns the ids of each text, given as its start and its end: int32 arrays to be put one after the other.
+
+        Each different text is encoded once; a tokenizer that can prove that no id changes encodes a start that many
+        texts share once, too.
+        """
+        different = list(dict.fromkeys(start + end for start, end in texts))
+        ids = dict(zip(different, map(_array, self.encode_batch(different)), strict=True))
+        return [(ids[start + end],) for start, end in texts]
 
     @abstractmethod
     def most_ids(self, text: str) -> int:
@@ -66,6 +78,10 @@ class TextTokenizer(ABC):
             else:
                 segment.append(number)
         return shown + self._decode_text(segment)
+
+
+def _array(ids: list[int]) -> np.ndarray:
+    return np.array(ids, np.int32)
 
 
 def load_tokenizer(folder: Path) -> TextTokenizer:

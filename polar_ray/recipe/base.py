@@ -7,3 +7,9 @@ class Part(BaseModel):
     """A part of a recipe: immutable, and a key it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def check_scorer_name(name: str) -> None:
+    """Raises ValueError for a name that columns cannot carry."""
+    if not name.isidentifier() or name != name.lower():
+        raise ValueError(f"scorer name {name!r} must be lower case letters, digits and _")

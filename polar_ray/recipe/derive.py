@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from polar_ray.recipe.base import Part
 from polar_ray.recipe.document import Document
@@ -12,31 +13,26 @@ from polar_ray.recipe.run import Output
 from polar_ray.recipe.selections import BestOfN, Candidates, Labels, Reward, ScoreTable
 
 
-class Processes(Part):
-    """What deriving may use of this machine; nothing here changes a byte of the result.
+class Workers(Part):
+    """What deriving may use; nothing here changes a byte of the result.
 
     Attributes:
-        processes: None takes as many as there are CPUs.
+        processes: Of this machine, or tasks at a time on a cluster; None takes as many as there are CPUs.
+        address: A Ray cluster's address; None takes ``RAY_ADDRESS``, or processes of this machine. A path must then
+            be reachable from all nodes.
     """
 
     processes: int | None = Field(default=None, ge=1)
+    address: str | None = None
 
 
-class DeriveRecipe(Document):
-    """What is derived from which score table, in which format, and where it goes.
+class Derivation(Part):
+    """What is derived from a score table, and in which format.
 
     Exactly one of ``pairs``, ``best_of_n`` and ``labels`` is given. ``seed`` is the only source of chance.
-
-    Example:
-        >>> recipe = DeriveRecipe.load("pipelines/pairs.yaml", ["output.path=/tmp/pairs"])
-        >>> recipe.task
-        'pairs'
     """
 
-    expected_keys: ClassVar[str] = "run, output and pairs, best_of_n or labels"
-
     name: str = "derived"
-    run: ScoreTable
     seed: int = Field(default=0, ge=0, lt=2**63)
     reward: Reward = Reward()
     candidates: Candidates = Candidates()
@@ -46,11 +42,9 @@ class DeriveRecipe(Document):
     export: AnyExport = Ids()
     files: Files = Files()
     card: Card = Card()
-    output: Output
-    compute: Processes = Processes()
 
     @model_validator(mode="after")
-    def _consistent(self) -> "DeriveRecipe":
+    def _consistent(self) -> Self:
         parts = {"pairs": self.pairs, "best_of_n": self.best_of_n, "labels": self.labels}
         tasks = [name for name, part in parts.items() if part is not None]
         if len(tasks) != 1:
@@ -68,6 +62,8 @@ class DeriveRecipe(Document):
         for key, value in sigmas.items():
             if value is not None and self.reward.uncertainty is None:
                 raise ValueError(f"{key} needs reward.uncertainty, the column with the rewards' standard deviations")
+        if self.candidates.max_disagreement is not None and self.reward.combine is None:
+            raise ValueError("candidates.max_disagreement needs reward.combine, the scorers that may disagree")
         if self.export.kind == "trl_preference" and (self.export.style, self.export.prompt) == ("standard", "implicit"):
             raise ValueError(
                 "export.style standard needs export.prompt explicit: TRL cuts the prompt out of two plain texts where "
@@ -84,6 +80,46 @@ class DeriveRecipe(Document):
         """What is derived."""
         return "pairs" if self.pairs else "best_of_n" if self.best_of_n else "labels"
 
+
+class DeriveRecipe(Derivation, Document):
+    """A derivation, the score table that it starts from, and where its result goes.
+
+    Example:
+        >>> recipe = DeriveRecipe.load("pipelines/pairs.yaml", ["output.path=/tmp/pairs"])
+        >>> recipe.task
+        'pairs'
+    """
+
+    expected_keys: ClassVar[str] = "run, output and pairs, best_of_n or labels"
+
+    run: ScoreTable
+    output: Output
+    compute: Workers = Workers()
+
     def policy(self) -> dict[str, Any]:
         """Returns what decides the result: the recipe without places, credentials and ``compute``."""
-        return self.model_dump(mode="json", exclude={"run", "output", "compute"})
+        policy = self.model_dump(mode="json", exclude={"run", "output", "compute"})
+        if self.run.join or self.run.scorer_name is not None:
+            places = {"path", "storage_options"}
+            policy["tables"] = self.run.model_dump(
+                mode="json", exclude={**dict.fromkeys(places, True), "join": {"__all__": places}}
+            )
+        return policy
+
+
+class RunDerivation(Derivation):
+    """A derivation that follows a run: in the run's own recipe, from the run's own score table.
+
+    Attributes:
+        output: Where its result goes; None is ``derived/NAME`` in the run's folder.
+    """
+
+    output: Output | None = None
+
+    def of_run(self, key: str, run: Output) -> DeriveRecipe:
+        """Returns the recipe of the derivation ``key`` of the run with the given output."""
+        parts = {name: value for name, value in self if name in self.model_fields_set}
+        place = f"{run.path.rstrip('/')}/derived/{key}"
+        output = self.output or Output(path=place, storage_options=run.storage_options)
+        table = ScoreTable(path=run.path, storage_options=run.storage_options)
+        return DeriveRecipe.model_validate({"name": key, **parts, "run": table, "output": output})

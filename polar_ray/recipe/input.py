@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from polar_ray.recipe.base import Part
+from polar_ray.recipe.base import Part, check_scorer_name
 
 
 class Columns(Part):
@@ -42,6 +42,9 @@ class Input(Part):
     Attributes:
         path: A file, folder or glob, or a list of them; local or ``s3://``, ``gs://``, ``hf://``, ``az://``.
         format: ``auto`` goes by the file name: ``.parquet``, ``.jsonl`` or ``.json``, with ``.gz`` or ``.zst``.
+            ``scores``: the path is the output folder of a finished run, whose score table is taken over, and the
+            recipe's scorers are added to it.
+        scorer_name: With ``scores``: a name for the table's only scorer, where it has none.
         layout: ``groups``: a row per prompt with a list of candidates. ``candidates``: a row per candidate,
             the rows of a prompt next to each other in one file. ``scattered``: a row per candidate, anywhere;
             this takes a shuffle.
@@ -51,10 +54,25 @@ class Input(Part):
     """
 
     path: str | list[str]
-    format: Literal["auto", "parquet", "jsonl"] = "auto"
+    format: Literal["auto", "parquet", "jsonl", "scores"] = "auto"
+    scorer_name: str | None = None
     layout: Literal["groups", "candidates", "scattered"] = "groups"
     columns: Columns = Columns()
     candidate_fields: CandidateFields = CandidateFields()
     split_rows: int = Field(default=256, ge=1)
     split_bytes: int = Field(default=16 * 2**20, ge=1)
     storage_options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _score_table(self) -> "Input":
+        if self.format != "scores":
+            if self.scorer_name is not None:
+                raise ValueError("scorer_name is for the scorer of a score table: set format: scores")
+            return self
+        if not isinstance(self.path, str):
+            raise ValueError("with format: scores path is the output folder of one run")
+        if self.layout != "groups" or self.columns != Columns() or self.candidate_fields != CandidateFields():
+            raise ValueError("a score table has a layout and names of its own: leave layout and columns out")
+        if self.scorer_name is not None:
+            check_scorer_name(self.scorer_name)
+        return self

@@ -4,14 +4,44 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from polar_ray.recipe.base import Part
+from polar_ray.recipe.base import Part, check_scorer_name
+from polar_ray.recipe.combine import Combine
 
 
-class ScoreTable(Part):
-    """The run whose score table is read; ``storage_options`` as for the input of a run."""
+class JoinedTable(Part):
+    """The run whose rewards stand beside those of another; ``storage_options`` as for the input of a run.
+
+    Attributes:
+        scorers: Those that are taken; None takes all.
+    """
 
     path: str
     storage_options: dict[str, Any] = {}
+    scorers: list[str] | None = None
+
+
+class ScoreTable(Part):
+    """The run whose score table is read; ``storage_options`` as for the input of a run.
+
+    Attributes:
+        scorer_name: A name for the table's only scorer, where it has none.
+        join: Further runs over the same candidates, by name. Rows are found by prompt_id and candidate_id, wherever
+            they lie; only rewards and what belongs to them is taken. A scorer without a name gets the run's.
+        missing: What becomes of a candidate that a joined run does not have: ``error`` counts them and ends without a
+            dataset, ``drop`` leaves it out and says so in the ledger.
+    """
+
+    path: str
+    storage_options: dict[str, Any] = {}
+    scorer_name: str | None = None
+    join: dict[str, JoinedTable] = {}
+    missing: Literal["error", "drop"] = "error"
+
+    @model_validator(mode="after")
+    def _named(self) -> "ScoreTable":
+        for name in (*self.join, *([] if self.scorer_name is None else [self.scorer_name])):
+            check_scorer_name(name)
+        return self
 
 
 class LengthPenalty(Part):
@@ -33,13 +63,27 @@ class Reward(Part):
 
     Attributes:
         scorer: Name of the scorer, in a table with several.
+        combine: Makes one reward of several scorers'.
         length_penalty: Applied first: orders, margins, thresholds and exports see the penalised reward.
         uncertainty: Name of the column in which the scorer gives the standard deviation of a reward.
     """
 
     scorer: str | None = None
+    combine: Combine | None = None
     length_penalty: LengthPenalty | None = None
     uncertainty: str | None = None
+
+    @model_validator(mode="after")
+    def _one_reward(self) -> "Reward":
+        if self.combine is None:
+            return self
+        if self.scorer is not None:
+            raise ValueError("give either scorer or combine")
+        if self.uncertainty is not None:
+            raise ValueError("uncertainty is a column of one scorer; with combine use candidates.max_disagreement")
+        if self.length_penalty is not None and self.length_penalty.per == "token":
+            raise ValueError("tokens are those of one scorer; with combine use length_penalty.per: character")
+        return self
 
 
 class Candidates(Part):
@@ -48,6 +92,7 @@ class Candidates(Part):
     Attributes:
         truncated: Whether candidates are used of which the model did not see everything.
         max_uncertainty: Largest standard deviation, in units of the reward.
+        max_disagreement: Largest disagreement of the scorers; see ``reward.combine``.
         empty: Whether candidates are used whose text is empty or white space. ``drop`` reads the text.
         duplicates: Of candidates of a prompt with the same text, or all of them. ``drop`` keeps the one with the
             highest reward, and reads the text.
@@ -58,6 +103,7 @@ class Candidates(Part):
 
     truncated: Literal["drop", "keep"] = "drop"
     max_uncertainty: float | None = Field(default=None, ge=0)
+    max_disagreement: float | None = Field(default=None, ge=0)
     empty: Literal["drop", "keep"] = "drop"
     duplicates: Literal["drop", "keep"] = "drop"
     max_similarity: float | None = Field(default=None, ge=0, lt=1)

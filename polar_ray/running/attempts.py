@@ -1,6 +1,8 @@
 """What actors tell the driver beside their results: which split they are at, and that they could not start."""
 
+import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import ray
@@ -17,12 +19,14 @@ class Attempt:
         set_aside: Groups (row in the split) that killed their process while they were scored alone.
         probed: Whether every other group has been scored alone and survived.
         deaths_after_probe: Deaths since then: the groups survive alone, but not together.
+        verify: Whether at least one group of the split is to be verified, since none of the run is.
     """
 
     deaths: int = 0
     set_aside: list[int] = field(default_factory=list)
     probed: bool = False
     deaths_after_probe: int = 0
+    verify: bool = False
 
 
 @dataclass
@@ -36,12 +40,17 @@ class AttemptLog:
     """The memory itself. Runs as an actor beside the driver, since the process that dies cannot remember.
 
     Should it die too, it starts again with no memory: splits get as many attempts as before, which are still bounded.
+
+    Args:
+        unverified: Scorers of which the next split is to be verified in part.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unverified: Iterable[str] = ()) -> None:
+        self._unverified = set(unverified)
         self._records: dict[str, _Record] = {}
         self._starts: Counter[str] = Counter()
         self._failure: PolarRayError | None = None
+        self._ready_at: float | None = None
 
     def starting(self, actor: str) -> int:
         """Notes that an actor's process starts; returns how many before it died while they started."""
@@ -50,7 +59,12 @@ class AttemptLog:
 
     def started(self, actor: str) -> None:
         """Notes that an actor is ready to score."""
+        self._ready_at = self._ready_at or time.time()
         del self._starts[actor]
+
+    def ready_at(self) -> float | None:
+        """Returns when the first actor was ready (Unix time of the driver's node), or None."""
+        return self._ready_at
 
     def cannot_start(self, error: PolarRayError) -> None:
         """Notes that a scorer could not be made. No actor will do better, so the driver stops the run."""
@@ -60,8 +74,8 @@ class AttemptLog:
         """Returns why a scorer could not be made, if one could not."""
         return self._failure
 
-    def begin(self, key: str) -> Attempt:
-        """Notes that scoring of a split starts; an attempt that is still running has died."""
+    def begin(self, key: str, scorer: str = "") -> Attempt:
+        """Notes that scoring of a split by a scorer starts; an attempt that is still running has died."""
         record = self._record(key)
         if record.running:
             record.attempt.deaths += 1
@@ -70,6 +84,9 @@ class AttemptLog:
             elif record.attempt.probed:
                 record.attempt.deaths_after_probe += 1
         record.running, record.alone = True, None
+        if scorer in self._unverified:
+            self._unverified.remove(scorer)
+            record.attempt.verify = True
         return record.attempt
 
     def alone(self, key: str, group: int) -> None:
@@ -81,6 +98,10 @@ class AttemptLog:
         record = self._record(key)
         record.alone, record.attempt.probed = None, True
 
+    def unverified(self, scorer: str) -> None:
+        """Notes that nothing could be verified of a split of which something was to be: the next one gets its turn."""
+        self._unverified.add(scorer)
+
     def finish(self, key: str) -> None:
         """Forgets a split that was scored."""
         self._records.pop(key, None)
@@ -89,10 +110,10 @@ class AttemptLog:
         return self._records.setdefault(key, _Record())
 
 
-def start_attempt_log() -> "ray.actor.ActorHandle":
+def start_attempt_log(unverified: Iterable[str] = ()) -> "ray.actor.ActorHandle":
     """Starts the log as an actor on the driver's node: it must not be lost with a worker's node."""
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
-    return log.options(scheduling_strategy=here).remote()
+    return log.options(scheduling_strategy=here).remote(list(unverified))

@@ -58,6 +58,8 @@ def commit_split(folder: RunFolder, envelope: Envelope, scorer_names: tuple[str,
         seconds={**header.seconds, "write": round(time.perf_counter() - started, 6)},
         input_bytes=header.input_bytes,
         part_bytes=len(part),
+        waited=header.waited,
+        verified=header.verified,
     )
     data = msgspec.json.encode(record)
     storage.write_atomic(folder.commit(header.split_id), data)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import pyarrow as pa
 
+from polar_ray.scorers.verification import Verification
+
 
 class Header(msgspec.Struct, frozen=True):
     """What is known of a split.
@@ -24,6 +26,8 @@ class Header(msgspec.Struct, frozen=True):
         rows_in_groups: Input rows that became (part of) a group.
         drops: Rows dropped by declared policy, by reason.
         seconds: Time spent in each stage.
+        waited: Time that the actor of a scoring stage waited for this split.
+        verified: What came of scoring a sample again, by scorer.
     """
 
     split_id: str
@@ -36,6 +40,8 @@ class Header(msgspec.Struct, frozen=True):
     rows_in_groups: int = 0
     drops: dict[str, int] = {}
     seconds: dict[str, float] = {}
+    waited: dict[str, float] = {}
+    verified: dict[str, Verification] = {}
 
 
 _HEADER = "header"
@@ -60,6 +66,14 @@ class Envelope:
     def timed(self, stage: str, seconds: float) -> "Envelope":
         """Returns the envelope with the time that a stage took."""
         return self.with_header(seconds={**self.header.seconds, stage: round(seconds, 6)})
+
+    def waited(self, stage: str, seconds: float) -> "Envelope":
+        """Returns the envelope with the time that an actor waited for it."""
+        return self.with_header(waited={**self.header.waited, stage: round(seconds, 6)})
+
+    def verified(self, scorer: str, verification: Verification) -> "Envelope":
+        """Returns the envelope with what came of scoring a sample of it again."""
+        return self.with_header(verified={**self.header.verified, scorer: verification})
 
     def with_bytes(self, name: str, data: bytes | pa.Buffer) -> "Envelope":
         """Returns the envelope with one more part."""

@@ -19,6 +19,7 @@ import msgspec
 from polar_ray.data.generations import FOLDER
 from polar_ray.data.storage import Storage
 from polar_ray.errors import NotARun
+from polar_ray.scorers.verification import Verification
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -31,6 +32,8 @@ class Commit(msgspec.Struct, frozen=True):
         seconds: Time spent in each stage.
         input_bytes: Bytes read for the split, decompressed.
         part_bytes: Size of the part file.
+        waited: Seconds that actors waited for the split, for each scoring stage.
+        verified: What came of scoring a sample again, for each scorer that did.
     """
 
     split_id: str
@@ -50,6 +53,8 @@ class Commit(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
     input_bytes: int
     part_bytes: int
+    waited: dict[str, float] = {}
+    verified: dict[str, Verification] = {}
 
 
 class Removal(msgspec.Struct, frozen=True):

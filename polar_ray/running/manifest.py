@@ -9,6 +9,22 @@ from polar_ray.running.folder import RunFolder
 from polar_ray.running.tally import Tally
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """The run whose score table was taken over.
+
+    Attributes:
+        path: Where it was.
+        manifest_sha256: Of its manifest's bytes.
+        name: Of its recipe.
+        scorers: Whose scores it had, by their names in the new table.
+    """
+
+    path: str
+    manifest_sha256: str
+    name: str
+    scorers: list[str]
+
+
 class Source(msgspec.Struct, frozen=True):
     """Rows of a score table that were scored in the same generation.
 
@@ -53,6 +69,11 @@ class Manifest(msgspec.Struct, frozen=True):
         throughput: Candidates and tokens per second of this attempt, over ``scoring_s``.
         resumed_splits: Splits that an earlier attempt had committed.
         stage_seconds: Seconds of work in each stage, summed over processes.
+        parent: The run whose scores were taken over, where scorers were added to a score table.
+        stages: For each stage, its seconds of work in this attempt and the share of the time that it waited; see
+            ``stage_times``.
+        startup_s: Seconds of ``scoring_s`` until the first scorer was ready: workers started, model loaded and checked.
+        verification: By scorer, what came of scoring a sample again; see ``verification_of``.
         generation: Of a retry: its number, and which rows come from which generation.
     """
 
@@ -69,6 +90,10 @@ class Manifest(msgspec.Struct, frozen=True):
     resumed_splits: int
     stage_seconds: dict[str, float]
     versions: dict[str, str]
+    parent: Origin | None = None
+    stages: dict[str, dict[str, float]] = {}
+    startup_s: float = 0.0
+    verification: dict[str, dict[str, Any]] = {}
     generation: Generation | None = None
 
 

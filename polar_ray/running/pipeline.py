@@ -94,6 +94,7 @@ def _score_and_write(splits: Dataset, job: Job, pools: list[Pool], attempts: Any
                 "attempts": attempts,
                 "max_attempts": recipe.limits.max_attempts,
                 "threads": pool.threads,
+                "verify": recipe.verify,
             },
             compute=ActorPoolStrategy(
                 min_size=pool.min,

@@ -14,9 +14,11 @@ from polar_ray.data.scattered import assemble, parse_candidate_rows
 from polar_ray.data.sources import plan_sources
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.derivations import check_derivations
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.inputs import input_files
 from polar_ray.running.packing import packing
+from polar_ray.running.parent import parent_of
 from polar_ray.scorers.catalog import make_encoder
 
 SAMPLE_FILES = 4
@@ -54,6 +56,7 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         PolarRayError: The input cannot be listed, or a scorer's tokenizer cannot be loaded.
     """
+    check_derivations(recipe, parent_of(recipe))
     files = input_files(recipe, RunFolder.of(recipe.output.path, recipe.output.storage_options))
     sources = plan_sources(files, recipe.input)
     step = max(1, len(sources) // SAMPLE_FILES)

@@ -115,12 +115,12 @@ class Retrial:
             )
         return replace(job, keep=Keep(self.parent, self.number, failed, index))
 
-    def record(self, job: Job, tally: Tally) -> Generation:
-        """Returns what the manifest says of the generation."""
-        fingerprints = {self.number: job.fingerprints, 1: self.manifest.fingerprints}
+    def record(self, now: dict[str, dict[str, str]], folder: RunFolder, tally: Tally) -> Generation:
+        """Returns what the manifest says of the generation that was made with fingerprints of ``now``."""
+        fingerprints = {self.number: now, 1: self.manifest.fingerprints}
         if self.manifest.generation is not None:
             fingerprints |= {source.generation: source.fingerprints for source in self.manifest.generation.sources}
-        later = rows_by_generation(job.folder, job.folder.read_commits())
+        later = rows_by_generation(folder, folder.read_commits())
         rows = {1: tally.groups - sum(later.values()), **later}
         return Generation(
             number=self.number,
@@ -129,16 +129,20 @@ class Retrial:
             sources=[Source(number, rows[number], fingerprints[number]) for number in sorted(rows) if rows[number]],
         )
 
-    def has_work(self, settings_changed: frozenset[str], config: Input) -> bool:
+    def has_work(self, settings_changed: dict[str, bool], config: Input) -> bool:
         """Whether there is anything to try again.
 
         Args:
-            settings_changed: Scorers whose settings are not what they were.
+            settings_changed: By scorer, whether its settings are not what they were.
             config: The input as it is read now.
         """
         statuses = self.manifest.counts["statuses"]
-        wanted = {name: FAILED | (OF_THE_SETTINGS if name in settings_changed else frozenset()) for name in statuses}
-        if not self.same_input or any(wanted[name] & counts.keys() for name, counts in statuses.items()):
+        failed = any(
+            statuses[name].keys() & (FAILED | OF_THE_SETTINGS if changed else FAILED)
+            for name, changed in settings_changed.items()
+            if name in statuses
+        )
+        if failed or not self.same_input:
             return True
         return bool(self._revived(config))
 

@@ -12,6 +12,7 @@ from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import describe
 from polar_ray.running.manifest import Manifest, read_manifest
+from polar_ray.running.parent import parent_of
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.retrial import Retrial
 from polar_ray.running.run import score
@@ -64,6 +65,10 @@ def retry(
     target = RunFolder.of(generation(root, number + 1), options)
     output = {"path": target.path, "storage_options": options}
     held = {**manifest.recipe, "input": {**manifest.recipe["input"], "storage_options": {}}, "output": output}
+    if manifest.parent is not None:
+        # The very table that the scorers were added to, though it may have a newer generation.
+        run, number_of = run_of(manifest.parent.path)
+        held["input"]["path"] = manifest.parent.path if number_of is not None else f"{run}/generations/1"
     before = Recipe.of(held)
     # Where it goes is the run's affair.
     recipe = Recipe.of(held, [*(overrides or []), f"output.path={json.dumps(target.path)}"])
@@ -86,13 +91,12 @@ def retry(
         reporter.say(
             f"{new:,} files are new since the run; they are not in its table: score them in a run of their own"
         )
-    differing = frozenset(
-        name for name, scorer in recipe.named_scorers.items() if before.named_scorers.get(name) != scorer
-    )
+    differing = {name: before.named_scorers.get(name) != scorer for name, scorer in recipe.named_scorers.items()}
     if not retrial.has_work(differing, recipe.input):
         reporter.say(f"{parent.path} has no failed scores, no dead letters that would be read now; nothing to do")
         return manifest
-    return score(recipe, target, files, fresh=fresh and target.is_run(), reporter=reporter, retrial=retrial)
+    parent_run = parent_of(recipe)
+    return score(recipe, parent_run, target, files, fresh=fresh and target.is_run(), reporter=reporter, retrial=retrial)
 
 
 def _files(recipe: Recipe, manifest: Manifest) -> tuple[list[InputFile], int]:

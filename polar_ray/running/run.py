@@ -4,6 +4,7 @@ import time
 from datetime import datetime, timezone
 
 import msgspec
+import ray
 
 from polar_ray.data.listing import InputFile
 from polar_ray.data.sources import plan_sources
@@ -13,6 +14,8 @@ from polar_ray.recipe.run import Actors
 from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.clock import ScoringClock
 from polar_ray.running.cluster import Pool, connected, pools
+from polar_ray.running.derivations import check_derivations, clear_derivations
+from polar_ray.running.deriving import derive_all
 from polar_ray.running.duplicates import remove_duplicates
 from polar_ray.running.failures import PassLost
 from polar_ray.running.fingerprints import fingerprints_of
@@ -21,12 +24,14 @@ from polar_ray.running.identity import Identity, describe, establish, versions
 from polar_ray.running.inputs import input_files
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
+from polar_ray.running.parent import Parent, parent_of
 from polar_ray.running.passes import NodeLossWatch, run_pass
 from polar_ray.running.pipeline import dataset
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.retrial import Retrial
 from polar_ray.running.tally import Tally
 from polar_ray.running.todo import Todo, todo_of
+from polar_ray.running.verified import failed, verification_line, verification_of
 
 LEFTOVER_S = 600
 """Seconds after which a half-written file was left by a writer that is dead: no write takes as long."""
@@ -38,7 +43,8 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     """Scores the recipe's input into its output folder and returns the manifest.
 
     Splits that an earlier attempt committed are kept, so running an interrupted recipe again finishes it, and
-    running a finished one again does nothing.
+    running a finished one again does nothing. What the recipe derives from the score table is made when that is
+    finished, unless it is there already.
 
     Args:
         recipe: What to read, how to score it, where to write.
@@ -53,12 +59,23 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         >>> manifest.counts["groups"]
         40
     """
+    reporter = reporter or Silent()
+    parent = parent_of(recipe)
+    check_derivations(recipe, parent)
     folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
-    return score(recipe, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter or Silent())
+    if not recipe.derive:
+        return score(recipe, parent, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter)
+    with connected(recipe.compute):
+        if fresh:
+            clear_derivations(recipe)
+        manifest = score(recipe, parent, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter)
+        derive_all(recipe, reporter.say)
+    return manifest
 
 
 def score(
     recipe: Recipe,
+    parent: Parent | None,
     folder: RunFolder,
     files: list[InputFile],
     *,
@@ -66,14 +83,25 @@ def score(
     reporter: Reporter,
     retrial: Retrial | None = None,
 ) -> Manifest:
-    """Scores files into a folder; see ``run``. A ``retrial`` says what need not be scored again."""
+    """Scores files into a folder; see ``run``.
+
+    Args:
+        recipe: How to score.
+        parent: The run whose score table these files are, where scorers are added to one.
+        folder: The output folder.
+        files: The input's files.
+        fresh: Delete the run in the folder first.
+        reporter: Is told how it goes.
+        retrial: In a retry, says what need not be scored again.
+    """
     started, started_at = time.monotonic(), _now()
     with connected(recipe.compute):
         sized = pools(recipe.compute, list(recipe.named_scorers.values()))
         job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized))
         if retrial is not None:
             retrial.check(job.fingerprints)
-        establish(folder, Identity.of(recipe, files, job.fingerprints), fresh=fresh)
+        fingerprints = {**(parent.fingerprints if parent is not None else {}), **job.fingerprints}
+        establish(folder, Identity.of(recipe, files, fingerprints), fresh=fresh)
         if folder.is_finished():
             reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")
             return read_manifest(folder)
@@ -100,8 +128,8 @@ def score(
     manifest = Manifest(
         recipe=recipe.without_credentials().model_dump(mode="json"),
         inputs=[{"path": file.path, **describe(file)} for file in files],
-        fingerprints=job.fingerprints,
-        counts=counts_of(tally),
+        fingerprints=fingerprints,
+        counts=counts_of(tally) if parent is None else parent.with_counts(counts_of(tally)),
         conservation=conservation_of(tally),
         started=started_at,
         finished=_now(),
@@ -111,8 +139,15 @@ def score(
         resumed_splits=resumed,
         stage_seconds={stage: round(seconds, 3) for stage, seconds in tally.seconds.items()},
         versions=versions(),
-        generation=retrial.record(job, tally) if retrial is not None else None,
+        parent=parent.origin if parent is not None else None,
+        stages=clock.stages(tally),
+        startup_s=round(clock.startup, 3),
+        verification=verification_of(recipe, tally.verified),
+        generation=retrial.record(fingerprints, folder, tally) if retrial is not None else None,
     )
+    for name, entry in manifest.verification.items():
+        if failed(entry):
+            reporter.say(verification_line(name, entry))
     # Every split is committed, so what killed writers left belongs to nobody.
     folder.storage.sweep(folder.path)
     folder.storage.write_atomic(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
@@ -125,7 +160,7 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
     lost = 0
     while sources := todo.sources():
         before = tally.splits
-        attempts = start_attempt_log()
+        attempts = start_attempt_log(_unverified(job.recipe, todo, tally))
         clock.start()
         try:
             pipeline = dataset(job, sources, todo.committed, sized, attempts)
@@ -137,6 +172,7 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
                 reporter.update(tally, todo.done_share)
             for new in todo.end_pass():
                 tally.add(new)
+            clock.ready(ray.get(attempts.ready_at.remote()))
         except PassLost as reason:
             lost = lost + 1 if tally.splits == before else 1
             if lost >= MAX_LOST_PASSES:
@@ -151,6 +187,13 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
         else:
             # A pass that comes to its end has done all there was to do; another would find the same.
             break
+
+
+def _unverified(recipe: Recipe, todo: Todo, tally: Tally) -> list[str]:
+    """Returns the scorers of which nothing is verified, where the first split, whose turn it would be, is done."""
+    done = any(commit.statuses and (commit.file_index, commit.split_index) == (0, 0) for commit in todo.commits)
+    missing = [name for name in recipe.named_scorers if name not in tally.verified or not tally.verified[name].groups]
+    return missing if recipe.verify and done else []
 
 
 def _now() -> str:

@@ -55,12 +55,14 @@ class ToRows:
             yield rows
 
     def _rows(self, envelope: Envelope) -> pa.Table:
+        started = time.perf_counter()
         raw = unpack(envelope)
         parsed = parse_candidate_rows(raw, self.input, self.partitions)
         storage = self.folder.storage
         if parsed.dead_letters.num_rows:
             storage.write_atomic(self.folder.dead_letters(raw.split_id), parquet_bytes(parsed.dead_letters))
-        record = _read_record(raw, parsed.dead_letters, parsed.rows, parsed.drops)
+        seconds = envelope.timed("parse", time.perf_counter() - started).header.seconds
+        record = _read_record(raw, parsed.dead_letters, parsed.rows, parsed.drops, seconds)
         storage.write_atomic(self.folder.commit(raw.split_id), msgspec.json.encode(record))
         wanted = [index for index in range(self.partitions) if partition_id(index) not in self.committed]
         return parsed.table.filter(pc.is_in(parsed.table["partition"], pa.array(wanted, pa.int64())))
@@ -103,7 +105,9 @@ class Gather:
         return envelope.timed("gather", time.perf_counter() - started)
 
 
-def _read_record(raw: RawSplit, dead_letters: pa.Table, rows: int, drops: dict[str, int]) -> Commit:
+def _read_record(
+    raw: RawSplit, dead_letters: pa.Table, rows: int, drops: dict[str, int], seconds: dict[str, float]
+) -> Commit:
     """The record of a split that was read: all its rows, of which only those that go no further end here."""
     return Commit(
         split_id=raw.split_id,
@@ -120,7 +124,7 @@ def _read_record(raw: RawSplit, dead_letters: pa.Table, rows: int, drops: dict[s
         statuses={},
         errors={},
         tokens={},
-        seconds={},
+        seconds=seconds,
         input_bytes=len(raw.payload),
         part_bytes=0,
     )

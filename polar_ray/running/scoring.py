@@ -18,6 +18,7 @@ from polar_ray.running.failures import stage
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
+from polar_ray.scorers.verification import Verification, sample, verify
 
 MAX_DEATHS_AT_START = 3
 """Times in a row that an actor's process may die while its model is loaded."""
@@ -29,6 +30,9 @@ class Score:
     A split is scored whole, by a plan that depends on the split alone. A split that has killed its process
     ``max_attempts`` times is searched: each group is scored alone, those that kill the process are set aside with
     the status ``crashed``, and then the rest is scored whole again.
+
+    A share of the groups (``verify``) is scored again plainly, after the split's scores are final. The first split of
+    the input verifies one group at least, and so does, where that is not to be had, the next one that is scored.
     """
 
     def __init__(
@@ -39,14 +43,20 @@ class Score:
         attempts: Any,
         max_attempts: int,
         threads: int,
+        verify: float = 0,
     ) -> None:
         if isinstance(config, RewardModel):
             import torch
 
+            from polar_ray.models.quiet import without_progress_bars
+
+            # Before anything runs in parallel; Ray makes and calls an actor in the same thread, to which this applies.
             torch.set_num_threads(threads)
+            without_progress_bars()
         self._name = name
         self._attempts = attempts
         self._max_attempts = max_attempts
+        self._verify = verify if isinstance(config, RewardModel) else 0
         self._failure: PolarRayError | None = None
         actor = ray.get_runtime_context().get_actor_id()
         deaths = ray.get(attempts.starting.remote(actor))
@@ -63,13 +73,16 @@ class Score:
             ray.get(attempts.cannot_start.remote(error))
             self._failure = error
         ray.get(attempts.started.remote(actor))
+        self._idle_since = time.perf_counter()
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Yields one block per split, with the split's scores in place of its ids."""
         for envelope in Envelope.of_block(block):
+            waited = time.perf_counter() - self._idle_since
             with stage("scoring", envelope.name):
                 scored = self._scored(envelope)
-            yield scored.to_block()
+            self._idle_since = time.perf_counter()
+            yield scored.waited(f"score:{self._name}", waited).to_block()
 
     def _scored(self, envelope: Envelope) -> Envelope:
         if self._failure is not None:
@@ -79,11 +92,32 @@ class Score:
         groups = envelope.table("groups")
         ids = envelope.table(encoded) if encoded in envelope.parts else None
         key = f"{self._name}:{envelope.header.split_id}"
-        attempt = ray.get(self._attempts.begin.remote(key))
+        attempt = ray.get(self._attempts.begin.remote(key, self._name))
         scores = self._score(key, groups, ids, attempt)
+        scored = envelope.without(encoded).with_table(f"scores:{self._name}", scores.to_table())
+        scored = scored.timed(f"score:{self._name}", time.perf_counter() - started)
+        if self._verify:
+            started = time.perf_counter()
+            first = (envelope.header.file_index, envelope.header.split_index) == (0, 0)
+            verified = self._verified(groups, ids, scores, attempt, at_least_one=first or attempt.verify)
+            scored = scored.verified(self._name, verified)
+            scored = scored.timed(f"verify:{self._name}", time.perf_counter() - started)
         ray.get(self._attempts.finish.remote(key))
-        envelope = envelope.without(encoded).with_table(f"scores:{self._name}", scores.to_table())
-        return envelope.timed(f"score:{self._name}", time.perf_counter() - started)
+        return scored
+
+    def _verified(
+        self, groups: pa.Table, ids: pa.Table | None, scores: Scores, attempt: Attempt, *, at_least_one: bool
+    ) -> Verification:
+        """Verifies a sample of a split. A split that has killed its process is left alone."""
+        from polar_ray.scorers.reward_model import RewardModelScorer
+
+        assert isinstance(self._scorer, RewardModelScorer)
+        table = ids if ids is not None else self._scorer.encoder.encode(groups)
+        rows = sample(groups, table, self._verify, at_least_one=at_least_one)
+        verified = verify(self._scorer, groups, table, scores, rows if attempt.deaths == 0 else rows[:0])
+        if at_least_one and not verified.candidates:
+            ray.get(self._attempts.unverified.remote(self._name))
+        return verified
 
     def _score(self, key: str, groups: pa.Table, ids: pa.Table | None, attempt: Attempt) -> Scores:
         if groups.num_rows == 0:

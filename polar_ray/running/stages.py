@@ -3,6 +3,7 @@
 read → encode → score (once per scorer) → write. Everything but scoring runs as plain tasks.
 """
 
+import os
 import pickle
 import time
 from collections.abc import Iterator
@@ -145,5 +146,7 @@ def _encoder(config: ScorerConfig) -> Encoder | None:
 
 @lru_cache(maxsize=4)
 def _encoder_of_json(config: type[ScorerConfig], text: str) -> Encoder | None:
-    # A worker process serves many splits; the tokenizer is loaded once in each.
+    # A worker process serves many splits; the tokenizer is loaded once in each. Tasks run side by side, and each asks
+    # for less than one CPU: the tokenizers library must not take all cores for it, the model's among them.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return make_encoder(config.model_validate_json(text))

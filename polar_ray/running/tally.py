@@ -7,6 +7,7 @@ from polar_ray.data.status import Status
 from polar_ray.errors import ScoringError, TooManyDeadLetters
 from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import Commit, Removal
+from polar_ray.scorers.verification import Verification
 
 ENOUGH = 1000
 """Rows after which a share of dead letters means something."""
@@ -25,6 +26,8 @@ class Tally:
         self.statuses: dict[str, Counter[str]] = {}
         self.tokens: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
+        self.waited: Counter[str] = Counter()
+        self.verified: dict[str, Verification] = {}
         self.errors: dict[str, str] = {}
         for commit in commits:
             self.add(commit)
@@ -43,6 +46,9 @@ class Tally:
             self.statuses.setdefault(name, Counter()).update(counts)
         self.tokens.update(commit.tokens)
         self.seconds.update(commit.seconds)
+        self.waited.update(commit.waited)
+        for name, verified in commit.verified.items():
+            self.verified[name] = self.verified[name] + verified if name in self.verified else verified
         for name, message in commit.errors.items():
             self.errors.setdefault(name, message)
 

@@ -1,6 +1,6 @@
 """What is left of a run: sources with splits that have no commit record."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from polar_ray.data.sources import Source, split_id
 from polar_ray.errors import ConservationError
@@ -18,7 +18,8 @@ class Todo:
     def __init__(self, sources: list[Source], commits: dict[str, Commit]) -> None:
         self._sources = sources
         self._commits: dict[str, Commit] = {}
-        self._of_file: dict[int, list[Commit]] = defaultdict(list)
+        self._done_of_file: Counter[int] = Counter()
+        self._bytes_of_file: Counter[int] = Counter()
         self._size = {source.file_index: source.file.size for source in sources}
         self._share_of_file = dict.fromkeys(self._size, 0.0)
         self._splits = self._known_splits()
@@ -49,16 +50,15 @@ class Todo:
             return []
         self._commits[commit.split_id] = commit
         index = commit.file_index
-        self._of_file[index].append(commit)
+        self._done_of_file[index] += 1
+        self._bytes_of_file[index] += commit.input_bytes
         if commit.last and self._splits.get(index) is None:
             self._splits[index] = commit.split_index + 1
         splits = self._splits[index]
-        done = len(self._of_file[index])
         if splits is not None:
-            self._share_of_file[index] = done / splits
+            self._share_of_file[index] = self._done_of_file[index] / splits
         else:
-            read = sum(other.input_bytes for other in self._of_file[index])
-            self._share_of_file[index] = min(0.99, read / max(1, self._size[index]))
+            self._share_of_file[index] = min(0.99, self._bytes_of_file[index] / max(1, self._size[index]))
         return [commit]
 
     def end_pass(self) -> list[Commit]:

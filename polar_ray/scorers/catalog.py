@@ -64,6 +64,11 @@ def fingerprint_of(config: ScorerConfig) -> dict[str, str]:
     return cast(dict[str, str], _class_at(entry_of(config).scorer).fingerprint(config))
 
 
+def extras_of(config: ScorerConfig) -> tuple[str, ...]:
+    """Returns the names of the columns that a scorer adds; those of a custom one are known once it is made."""
+    return cast(tuple[str, ...], _class_at(entry_of(config).scorer).extras)
+
+
 def _class_at(path: str):  # type: ignore[no-untyped-def]
     module, name = path.split(":")
     return getattr(import_module(module), name)

@@ -38,8 +38,8 @@ class EncodedRows:
         """Adds a sequence: its ids are the parts, one after the other."""
         self._place(group, candidate, reference, status, None)
         # numpy takes an empty list for floats.
-        self._parts.extend(part for part in parts if len(part))
-        self._lengths.append(sum(len(part) for part in parts))
+        self._parts += [part for part in parts if len(part)]
+        self._lengths.append(sum(map(len, parts)))
 
     def add_unscored(
         self, group: int, candidate: int, status: Status, error: str | None = None, *, reference: int = 0

@@ -20,11 +20,12 @@ from polar_ray.scorers.texts import joined_contents, without_thinking
 
 @dataclass(frozen=True)
 class _Pair:
-    """A candidate beside a reference. ``left`` and ``right`` are the two halves of its sequence, as text."""
+    """A candidate beside a reference. Both halves of its sequence, ``left`` and ``right``, begin with ``start``."""
 
     group: int
     candidate: int
     reference: int
+    start: str
     left: str
     right: str
     truncated: bool
@@ -59,6 +60,8 @@ class PolarEncoder(RewardModelEncoder):
                 f"max_response_length {config.max_response_length}, twice, leaves no room for a prompt within "
                 f"max_length {config.max_length}. Set max_response_length to at most {(config.max_length - 6) // 2}."
             )
+        control = (self._tokens.bos, self._tokens.named_reward, self._tokens.end)
+        self._bos, self._separator, self._end = (np.array([number], np.int32) for number in control)
         self._joint = "\n" if config.wrapper == "sft" else ""
         self._only_first = config.references == "first"
         self._change = without_thinking if config.strip_think else None
@@ -66,30 +69,25 @@ class PolarEncoder(RewardModelEncoder):
     def encode(self, groups: pa.Table) -> pa.Table:
         """Returns a table with ``ENCODED_SCHEMA`` for a table with ``GROUP_SCHEMA``.
 
-        Each different half is encoded once, all of them in one batch.
+        Each different half is encoded once, all of them in one batch, and what halves begin with once where the
+        tokenizer can be cut there.
         """
         work = list(self._pairs(groups))
         pairs = [item for item in work if isinstance(item, _Pair)]
-        texts = dict.fromkeys(text for pair in pairs for text in (pair.left, pair.right))
-        encoded = self._tokens.tokenizer.encode_batch(list(texts))
-        ids = {text: np.array(row, np.int32) for text, row in zip(texts, encoded, strict=True)}
-        bos, separator, end = [self._tokens.bos], [self._tokens.named_reward], [self._tokens.end]
+        halves = dict.fromkeys((pair.start, end) for pair in pairs for end in (pair.left, pair.right))
+        ids = dict(zip(halves, self._tokens.tokenizer.encode_joined(list(halves)), strict=True))
         rows = EncodedRows()
         for item in work:
             if not isinstance(item, _Pair):
                 rows.add_unscored(*item, Status.NO_REFERENCE)
                 continue
-            left, right = ids[item.left], ids[item.right]
-            if 3 + len(left) + len(right) > self._tokens.max_positions:
+            left, right = ids[item.start, item.left], ids[item.start, item.right]
+            parts = (self._bos, *left, self._separator, *right, self._end)
+            if sum(map(len, parts)) > self._tokens.max_positions:
                 rows.add_unscored(item.group, item.candidate, Status.TOO_LONG, reference=item.reference)
                 continue
-            rows.add(
-                item.group,
-                item.candidate,
-                (bos, left, separator, right, end),
-                reference=item.reference,
-                status=Status.TRUNCATED if item.truncated else Status.OK,
-            )
+            status = Status.TRUNCATED if item.truncated else Status.OK
+            rows.add(item.group, item.candidate, parts, reference=item.reference, status=status)
         return rows.table()
 
     def decode(self, ids: np.ndarray) -> str:
@@ -116,7 +114,7 @@ class PolarEncoder(RewardModelEncoder):
                     kept_prompt, prompt_cut = self._prompt(prompt, several[reference], answer, known)
                     start = kept_prompt + self._joint
                     cut = answer_cut or reference_cut or prompt_cut
-                    yield _Pair(group, candidate, reference, start + kept, start + kept_answer, cut)
+                    yield _Pair(group, candidate, reference, start, kept, kept_answer, cut)
 
     def _measure(self, rows: Iterable[tuple[str, list[str], list[str]]]) -> dict[str, list[int]]:
         """Encodes the texts that may have to be cut, or whose length decides how a prompt is cut."""

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from polar_ray.data.group import Group, groups_to_table
 from polar_ray.data.status import Status
+from polar_ray.engine.device import BATCH_TOLERANCE
 from polar_ray.engine.engine import Engine
 from polar_ray.errors import ScoringError
 from polar_ray.models.checkpoint import file_hashes, resolve
@@ -123,12 +124,28 @@ class RewardModelScorer(ABC):
         Raises:
             ScoringError: Every group raised. The cause is the first group's.
         """
+        return self._score_table(groups, self.encoder.encode(groups) if encoded is None else encoded, self.engine.score)
+
+    def rescore_table(self, groups: pa.Table, encoded: pa.Table | None) -> Scores:
+        """Scores a table again, as ``score_table`` does but by one plain forward for each sequence.
+
+        Raises:
+            ScoringError: As ``score_table``.
+        """
         table = self.encoder.encode(groups) if encoded is None else encoded
+        return self._score_table(groups, table, self.engine.score_alone)
+
+    @property
+    def tolerance(self) -> float:
+        """How far the two may be apart, relative to ``max(1, |reward|)``: what the dtype's rounding allows."""
+        return BATCH_TOLERANCE[self.engine.dtype]
+
+    def _score_table(self, groups: pa.Table, table: pa.Table, score: Callable[[list[Any]], np.ndarray]) -> Scores:
         ids = id_lists(table)
         group = table.column("group").to_numpy()
         rows = np.flatnonzero([row is not None for row in ids])
         sequences = [ids[row] for row in rows]
-        reward, failures = _score_isolated(lambda some: self.engine.score(some)[:, 0], sequences, group[rows])
+        reward, failures = _score_isolated(lambda some: score(some)[:, 0], sequences, group[rows])
         row_reward = np.full(len(ids), np.nan, np.float32)
         row_reward[rows] = reward
         lengths = np.array([0 if row is None else len(row) for row in ids], np.int64)

@@ -17,6 +17,9 @@ from polar_ray.scorers.encoded import EncodedRows
 from polar_ray.scorers.reward_encoder import RewardModelEncoder
 from polar_ray.scorers.texts import without_thinking
 
+_Conversation = tuple[Sequence[Message], Sequence[Message]]
+"""A prompt and an answer."""
+
 
 class SequenceClassifierEncoder(RewardModelEncoder):
     """Puts prompt and candidate through the model's chat template; one sequence per candidate.
@@ -53,24 +56,23 @@ class SequenceClassifierEncoder(RewardModelEncoder):
     def encode(self, groups: pa.Table) -> pa.Table:
         """Returns a table with ``ENCODED_SCHEMA`` for a table with ``GROUP_SCHEMA``, one row per candidate."""
         conversations = [
-            (group_row, place, group.prompt, self._answer(candidate.messages))
-            for group_row, group in enumerate(table_to_groups(groups))
-            for place, candidate in enumerate(group.candidates)
+            [(group.prompt, self._answer(candidate.messages)) for candidate in group.candidates]
+            for group in table_to_groups(groups)
         ]
-        encoded = self._encode_batch([(prompt, answer) for _, _, prompt, answer in conversations])
         rows = EncodedRows()
-        for (group_row, place, prompt, answer), whole in zip(conversations, encoded, strict=True):
-            ids: np.ndarray | TokenizerError | None = whole
-            status = Status.OK
-            if isinstance(whole, np.ndarray) and len(whole) > self.max_length:
-                status = Status.TRUNCATED
-                ids = self._cut(prompt, answer) if self.config.on_too_long == "cut_prompt" else None
-            if ids is None:
-                rows.add_unscored(group_row, place, Status.TOO_LONG)
-            elif isinstance(ids, TokenizerError):
-                rows.add_unscored(group_row, place, Status.ERROR, str(ids))
-            else:
-                rows.add(group_row, place, [ids], status=status)
+        for group, encoded in enumerate(self._encode_groups(conversations)):
+            for place, whole in enumerate(encoded):
+                ids: np.ndarray | TokenizerError | None = whole
+                status = Status.OK
+                if isinstance(whole, np.ndarray) and len(whole) > self.max_length:
+                    status = Status.TRUNCATED
+                    ids = self._cut(*conversations[group][place]) if self.config.on_too_long == "cut_prompt" else None
+                if ids is None:
+                    rows.add_unscored(group, place, Status.TOO_LONG)
+                elif isinstance(ids, TokenizerError):
+                    rows.add_unscored(group, place, Status.ERROR, str(ids))
+                else:
+                    rows.add(group, place, [ids], status=status)
         return rows.table()
 
     def decode(self, ids: np.ndarray) -> str:
@@ -82,19 +84,21 @@ class SequenceClassifierEncoder(RewardModelEncoder):
             return tuple(messages)
         return tuple(Message(turn.role, without_thinking(turn.content)) for turn in messages)
 
-    def _encode_batch(
-        self, conversations: Sequence[tuple[Sequence[Message], Sequence[Message]]]
-    ) -> list[np.ndarray | TokenizerError]:
-        """Returns the ids of conversations (prompt and answer), or why there are none."""
-        rendered: list[str] = []
-        refused: dict[int, TokenizerError] = {}
-        for number, (prompt, answer) in enumerate(conversations):
-            try:
-                rendered.append(self.tokenizer.render(prompt, answer))
-            except TokenizerError as error:
-                refused[number] = error
-        ids = iter(self.tokenizer.encode_batch(rendered))
-        return [refused[number] if number in refused else next(ids) for number in range(len(conversations))]
+    def _encode_groups(self, groups: Sequence[Sequence[_Conversation]]) -> list[list[np.ndarray | TokenizerError]]:
+        """Returns the ids of conversations that begin with the same prompt, by group, or why there are none."""
+        rendered = [[self._render(prompt, answer) for prompt, answer in group] for group in groups]
+        texts = [[text for text in group if isinstance(text, str)] for group in rendered]
+        ids = [iter(encoded) for encoded in self.tokenizer.encode_groups(texts)]
+        return [
+            [next(encoded) if isinstance(text, str) else text for text in group]
+            for group, encoded in zip(rendered, ids, strict=True)
+        ]
+
+    def _render(self, prompt: Sequence[Message], answer: Sequence[Message]) -> str | TokenizerError:
+        try:
+            return self.tokenizer.render(prompt, answer)
+        except TokenizerError as error:
+            return error
 
     def _cut(self, prompt: Sequence[Message], answer: Sequence[Message]) -> np.ndarray | TokenizerError | None:
         """Returns the ids with the fewest turns dropped that fit, or None where the last turn alone does not."""
@@ -109,7 +113,7 @@ class SequenceClassifierEncoder(RewardModelEncoder):
         low, high = 0, len(shorter)
         while low < high:
             middle = (low + high) // 2
-            ids = self._encode_batch([(shorter[middle], answer)])[0]
+            [[ids]] = self._encode_groups([[(shorter[middle], answer)]])
             if isinstance(ids, TokenizerError):
                 return ids
             if len(ids) <= self.max_length:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from score_tables import assistant, group, score_table, user, write_run
 
 from polar_ray.deriving.derive import derive
@@ -295,22 +292,6 @@ def test_five_hundred_candidates_stream_through(tmp_path: Path) -> None:
     manifest = derive(recipe(run, tmp_path / "out", pairs=pairs))
     assert manifest.counts["rows"] == 200
     assert manifest.removed_pairs == {"per_prompt": 4 * (500 * 499 // 2 - 50)}
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket in an S3 server on this machine."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="derived")
-    yield "derived"
-    server.stop()
 
 
 def test_the_result_is_the_same_in_an_object_store(run: Path, tmp_path: Path, bucket: str) -> None:

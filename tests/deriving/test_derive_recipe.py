@@ -48,7 +48,7 @@ def test_thresholds_of_labels_are_in_order() -> None:
     assert "bad (1.0) must be below good (1.0)" in refused({"labels": {"good": 1, "bad": 1}})
 
 
-@pytest.mark.parametrize("path", ["pipelines/pairs.yaml", "pipelines/best_of_n.yaml"])
+@pytest.mark.parametrize("path", ["pipelines/pairs.yaml", "pipelines/best_of_n.yaml", "pipelines/combine.yaml"])
 def test_the_recipes_that_are_shipped_are_valid(path: str, request: pytest.FixtureRequest) -> None:
     recipe = DeriveRecipe.load(str(request.config.rootpath / path))
     assert recipe.run.path == "out/demo"

@@ -61,7 +61,12 @@ def test_company_stays_within_the_tolerance_of_each_dtype(dtype: Any) -> None:
     together = engine.score(SEQUENCES)[:, 0]
     alone = np.array([engine.score([ids])[0, 0] for ids in SEQUENCES])
     assert (np.abs(together - alone) <= BATCH_TOLERANCE[dtype] * np.maximum(1, np.abs(alone))).all()
-    np.testing.assert_allclose(together, REWARDS, atol={"float32": 1e-4, "bfloat16": 0.75, "float16": 0.1}[dtype])
+    if dtype == "float32":
+        np.testing.assert_allclose(together, REWARDS, atol=1e-4, rtol=0)
+    else:
+        # Rounding is close to normal: none of 16 rewards is beyond 4 times what plain forwards are off by.
+        plain = engine.score_alone(SEQUENCES)[:, 0] - REWARDS
+        assert (np.abs(together - REWARDS) <= 4 * np.sqrt(np.mean(plain**2))).all()
 
 
 def test_scoring_the_same_list_twice_gives_the_same_bits() -> None:

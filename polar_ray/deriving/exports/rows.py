@@ -51,9 +51,9 @@ class PairRows:
         return pa.array(self.pairs.margin)
 
     def provenance(self) -> Columns:
-        """Ids, models and rewards."""
+        """Ids, models and rewards; with combined scorers, their disagreement."""
         chosen, rejected = pa.array(self.pairs.chosen), pa.array(self.pairs.rejected)
-        return {
+        columns = {
             "prompt_id": self.block.prompt_ids.take(pa.array(self.pairs.group)),
             "chosen_id": self.texts.candidate_id.take(chosen),
             "rejected_id": self.texts.candidate_id.take(rejected),
@@ -62,6 +62,10 @@ class PairRows:
             "chosen_reward": pa.array(self.block.reward[self.pairs.chosen]),
             "rejected_reward": pa.array(self.block.reward[self.pairs.rejected]),
         }
+        if self.block.disagreement is not None:
+            columns["chosen_disagreement"] = _known(self.block.disagreement[self.pairs.chosen])
+            columns["rejected_disagreement"] = _known(self.block.disagreement[self.pairs.rejected])
+        return columns
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ class PickRows:
         return pa.array(self.picks.label.tolist(), pa.string())
 
     def provenance(self) -> Columns:
-        """Ids, model, reward, and where it stands among the prompt's candidates."""
+        """Ids, model, reward, and where it stands among the prompt's candidates; with combined scorers, their
+        disagreement."""
         candidate = pa.array(self.picks.candidate)
         columns = {
             "prompt_id": self.block.prompt_ids.take(pa.array(self.picks.group)),
@@ -104,9 +109,16 @@ class PickRows:
             "z_score": pa.array(self.picks.z_score),
             "place": pa.array(self.picks.place),
         }
+        if self.block.disagreement is not None:
+            columns["disagreement"] = _known(self.block.disagreement[self.picks.candidate])
         if self.picks.label is not None:
             columns["candidate_label"] = self.label
         return columns
+
+
+def _known(values: np.ndarray) -> pa.Array:
+    """float64, null for NaN: what is not known."""
+    return pa.array(values, from_pandas=True)
 
 
 def _models(texts: Texts, candidates: pa.Array) -> pa.StringArray:

@@ -1,0 +1,75 @@
+"""What a run's manifest and dead letters say, as a report shows it."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+import pyarrow.parquet as pq
+
+from polar_ray.data.storage import Storage
+
+LETTERS = 3
+"""Dead letters of each reason that are shown."""
+LETTER_FILES = 200
+"""Files of dead letters that are looked through for them, at most."""
+RAW = 300
+"""Bytes of a dead letter's row that are shown."""
+
+
+def run_record(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parts of a manifest that a report shows; what an older or simpler one lacks is None or empty."""
+    recipe, counts = manifest["recipe"], manifest["counts"]
+    return {
+        "name": recipe["name"],
+        "started": manifest.get("started"),
+        "finished": manifest.get("finished"),
+        "duration_s": manifest.get("duration_s"),
+        "scoring_s": manifest.get("scoring_s"),
+        "throughput": manifest.get("throughput", {}),
+        "resumed_splits": manifest.get("resumed_splits", 0),
+        "stages": _stages(manifest),
+        "verification": manifest.get("verification", {}),
+        "inputs": manifest.get("inputs", []),
+        "conservation": manifest.get("conservation"),
+        "dead_letters": _largest_first(counts.get("dead_letters", {})),
+        "drops": _largest_first(counts.get("drops", {})),
+        "splits": counts.get("splits"),
+        "score_table_bytes": counts.get("score_table_bytes"),
+        "fingerprints": {name: short_fingerprint(parts) for name, parts in manifest["fingerprints"].items()},
+        "fingerprint_parts": manifest["fingerprints"],
+        "versions": manifest.get("versions", {}),
+        "recipe": recipe,
+    }
+
+
+def short_fingerprint(parts: dict[str, str]) -> str:
+    """Returns 12 hexadecimal digits that change with anything that can change a score."""
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:12]
+
+
+def dead_letters(storage: Storage, *, text: bool) -> list[dict[str, Any]]:
+    """Returns the first dead letters of each reason, in the order of the files."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for info in storage.list(storage.join("dead_letters"))[:LETTER_FILES]:
+        if not info.path.endswith(".parquet"):
+            continue
+        with storage.open_file(info.path) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(64):
+                for letter in batch.to_pylist():
+                    same = found.setdefault(letter["reason"], [])
+                    if len(same) < LETTERS:
+                        raw = letter.pop("raw") or b""
+                        shown = raw[:RAW].decode("utf-8", "replace") + (" …" if len(raw) > RAW else "")
+                        same.append(letter | ({"raw": shown} if text else {"message": None}))
+    return [letter for reason in sorted(found) for letter in found[reason]]
+
+
+def _stages(manifest: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns ``busy_s`` of each stage, and ``waited``, a share, where the manifest tells it."""
+    if manifest.get("stages"):
+        return dict(manifest["stages"])
+    return {stage.rstrip(":"): {"busy_s": spent} for stage, spent in manifest.get("stage_seconds", {}).items()}
+
+
+def _largest_first(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))

@@ -1,0 +1,133 @@
+"""Verification: a sample of what was scored, scored again by one plain forward for each sequence.
+
+What the engine does to be fast (shared beginnings, packed rows, kernels of its own) is proven by tests and probed when
+it starts. Verification looks at the rewards of the run itself.
+"""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from polar_ray.data.status import Status
+from polar_ray.scorers.base import Scores
+from polar_ray.scorers.encoded import candidate_counts
+from polar_ray.scorers.subset import take_groups
+
+if TYPE_CHECKING:
+    from polar_ray.scorers.reward_model import RewardModelScorer
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What came of scoring candidates again. ``+`` adds two of them up, in any order.
+
+    Attributes:
+        tolerance: How far a reward may move, relative to ``max(1, |reward|)``.
+        groups: Groups of the sample.
+        candidates: Candidates that have a reward both ways.
+        beyond: Candidates whose rewards are further apart than the tolerance, or are finite in one way only.
+        failed: Candidates that could not be scored again, most often for want of memory.
+        sum_delta: Sum of |difference| over ``candidates``.
+        max_delta: The largest |difference|.
+        worst: The ``prompt_id`` where the difference is largest.
+        error: Why a candidate could not be scored again.
+    """
+
+    tolerance: float
+    groups: int = 0
+    candidates: int = 0
+    beyond: int = 0
+    failed: int = 0
+    sum_delta: float = 0.0
+    max_delta: float = 0.0
+    worst: str | None = None
+    error: str | None = None
+
+    def __add__(self, other: "Verification") -> "Verification":
+        worst = max(self, other, key=lambda part: (part.max_delta, part.worst or ""))
+        return Verification(
+            tolerance=max(self.tolerance, other.tolerance),
+            groups=self.groups + other.groups,
+            candidates=self.candidates + other.candidates,
+            beyond=self.beyond + other.beyond,
+            failed=self.failed + other.failed,
+            sum_delta=self.sum_delta + other.sum_delta,
+            max_delta=worst.max_delta,
+            worst=worst.worst,
+            error=self.error or other.error,
+        )
+
+
+def sample(groups: pa.Table, encoded: pa.Table, share: float, *, at_least_one: bool) -> np.ndarray:
+    """Returns the rows of the groups to verify: those whose prompt's hash lies in the lowest ``share`` of all hashes.
+
+    Args:
+        groups: Table with ``GROUP_SCHEMA``.
+        encoded: What the scorer's encoder made of it; groups without a sequence are left out.
+        share: Between 0 and 1.
+        at_least_one: Take the group with the lowest hash where there is none below.
+    """
+    with_ids = encoded.filter(pc.is_valid(encoded.column("ids")))
+    rows = np.unique(with_ids.column("group").to_numpy())
+    prompt_ids = groups.column("prompt_id").take(pa.array(rows)).to_pylist()
+    hashes = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in prompt_ids], np.uint64)
+    # As floats, since a share of 1 is one more than the largest hash.
+    chosen = hashes.astype(np.float64) < share * 2.0**64 if share < 1 else np.ones(len(rows), bool)
+    if at_least_one and len(rows) and not chosen.any():
+        chosen[np.argmin(hashes)] = True
+    picked: np.ndarray = rows[chosen]
+    return picked
+
+
+def verify(
+    scorer: "RewardModelScorer", groups: pa.Table, encoded: pa.Table, scores: Scores, rows: np.ndarray
+) -> Verification:
+    """Scores the given groups again and compares.
+
+    Args:
+        scorer: What gave the scores.
+        groups: All groups, with ``GROUP_SCHEMA``.
+        encoded: What the scorer's encoder made of them.
+        scores: Their scores, one per candidate.
+        rows: From ``sample``.
+    """
+    counts = candidate_counts(groups)
+    chosen = np.zeros(len(counts), bool)
+    chosen[rows] = True
+    tolerance = scorer.tolerance
+    if not len(rows):
+        return Verification(tolerance)
+    kept = pa.array(np.repeat(chosen, counts))
+    before, status = scores.reward.filter(kept), scores.status.filter(kept)
+    compared = pc.is_in(status, pa.array([each.value for each in (Status.OK, Status.TRUNCATED, Status.NON_FINITE)]))
+    prompt_ids = np.repeat(groups.column("prompt_id").filter(pa.array(chosen)).to_numpy(), counts[chosen])
+    try:
+        again = scorer.rescore_table(*take_groups(groups, encoded, rows))
+    except Exception as error:
+        # A forward of one whole sequence may need memory that packed ones do not, and the scores stand without it.
+        failed = pc.sum(compared).as_py() or 0
+        return Verification(tolerance, groups=len(rows), failed=failed, error=f"{type(error).__name__}: {error}")
+    failed = pc.and_(compared, pc.equal(again.status, Status.ERROR.value))
+    compared = pc.and_not(compared, failed).to_numpy(zero_copy_only=False)
+    first = before.to_numpy(zero_copy_only=False)[compared].astype(np.float64)
+    second = again.reward.to_numpy(zero_copy_only=False)[compared].astype(np.float64)
+    delta = np.abs(first - second)
+    finite = np.isfinite(delta)
+    one_way_only = np.isfinite(first) != np.isfinite(second)
+    beyond = one_way_only | (delta > tolerance * np.maximum(1.0, np.abs(second)))
+    # What is finite in one way only is worse than any distance.
+    distance = np.where(one_way_only, np.inf, np.where(finite, delta, 0.0))
+    return Verification(
+        tolerance,
+        groups=len(rows),
+        candidates=int(finite.sum()),
+        beyond=int(beyond.sum()),
+        failed=pc.sum(failed).as_py() or 0,
+        sum_delta=float(delta[finite].sum()),
+        max_delta=float(delta[finite].max(initial=0.0)),
+        worst=str(prompt_ids[compared][distance.argmax()]) if len(distance) else None,
+        error=next((message for message in again.error.to_pylist() if message is not None), None),
+    )

@@ -1,0 +1,149 @@
+"""``verify``: a sample is scored again plainly during the run. The score table is none the wiser."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xxhash
+from conftest import rows, write_jsonl
+from runs import TINY_POLAR, part_files, recipe
+
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.identity import Identity
+from polar_ray.running.manifest import Manifest
+from polar_ray.running.run import run
+from polar_ray.running.verified import failed, verification_line, verification_of
+from polar_ray.scorers.verification import Verification
+
+DATA = rows(20)
+SHARE = 0.3
+SAMPLED = [row["prompt_id"] for row in DATA if xxhash.xxh3_64_intdigest(row["prompt_id"].encode()) < SHARE * 2**64]
+
+
+def polar(path: Path, output: Path, *overrides: str) -> Recipe:
+    return recipe(path, output, "input.split_rows=4", *overrides, scorer=TINY_POLAR)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("verify") / "in.jsonl", DATA)
+
+
+@pytest.fixture(scope="module")
+def unverified(data: Path, embedded_ray: None) -> tuple[Path, Manifest]:
+    output = data.parent / "unverified"
+    return output, run(polar(data, output))
+
+
+@pytest.fixture(scope="module")
+def verified(data: Path, embedded_ray: None) -> tuple[Path, Manifest]:
+    output = data.parent / "verified"
+    return output, run(polar(data, output, f"verify={SHARE}"))
+
+
+def test_the_sample_was_scored_again_and_came_out_the_same(verified: tuple[Path, Manifest]) -> None:
+    entry = verified[1].verification[""]
+    assert entry["share"] == SHARE
+    assert entry["groups"] == len(SAMPLED)
+    assert entry["candidates"] == 3 * len(SAMPLED)
+    assert (entry["beyond_tolerance"], entry["not_rescored"]) == (0, 0)
+    assert entry["tolerance"] == 1e-4
+    assert 0 <= entry["mean_delta"] <= entry["max_delta"] < 1e-4
+    assert entry["worst_prompt_id"] in SAMPLED
+
+
+def test_the_score_table_is_the_same_byte_for_byte(
+    verified: tuple[Path, Manifest], unverified: tuple[Path, Manifest]
+) -> None:
+    assert part_files(verified[0]) == part_files(unverified[0])
+
+
+def test_a_run_that_did_not_ask_has_no_entry(unverified: tuple[Path, Manifest]) -> None:
+    assert unverified[1].verification == {}
+
+
+def test_it_does_not_change_what_a_run_is(data: Path) -> None:
+    plain, verifying = polar(data, data.parent / "out"), polar(data, data.parent / "out", "verify=1")
+    assert Identity.of(plain, [], {}) == Identity.of(verifying, [], {})
+
+
+def resume_after(output: Path, kept: list[str], wanted: Recipe) -> Manifest:
+    """Takes all splits but some out of a finished run and finishes it again."""
+    (output / "manifest.json").unlink()
+    for record in (output / "_run" / "commits").iterdir():
+        if record.stem not in kept:
+            record.unlink()
+            (output / "scores" / f"part-{record.stem}.parquet").unlink()
+    return run(wanted)
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_its_figures_survive_an_interruption(data: Path, verified: tuple[Path, Manifest], tmp_path: Path) -> None:
+    wanted = polar(data, tmp_path / "out", f"verify={SHARE}")
+    run(wanted)
+    again = resume_after(tmp_path / "out", ["00000-00000", "00000-00003"], wanted)
+    assert again.resumed_splits == 2
+    assert again.verification == verified[1].verification
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_share_so_small_that_it_meets_nobody_still_verifies_one_group(data: Path, tmp_path: Path) -> None:
+    # The first split's lowest hash, whoever scores it and when.
+    manifest = run(polar(data, tmp_path / "out", "verify=1e-12"))
+    assert manifest.verification[""]["groups"] == 1
+    lowest = min(("p0000", "p0001", "p0002", "p0003"), key=lambda name: xxhash.xxh3_64_intdigest(name.encode()))
+    assert manifest.verification[""]["worst_prompt_id"] == lowest
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_run_that_is_resumed_with_it_verifies_one_group_at_least(data: Path, tmp_path: Path) -> None:
+    run(polar(data, tmp_path / "out"))
+    manifest = resume_after(
+        tmp_path / "out", ["00000-00000", "00000-00001"], polar(data, tmp_path / "out", "verify=1e-12")
+    )
+    assert manifest.verification[""]["groups"] == 1
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_where_the_first_split_has_nothing_to_verify_another_has(data: Path, tmp_path: Path) -> None:
+    without = [{key: value for key, value in row.items() if key != "reference"} for row in DATA[:4]]
+    path = write_jsonl(tmp_path / "in.jsonl", [*without, *DATA[4:]])
+    manifest = run(polar(path, tmp_path / "out", "verify=1e-12", "limits.max_dead_letters=1000"))
+    assert manifest.counts["statuses"] == {"": {"no_reference": 12, "ok": 48}}
+    assert manifest.verification[""]["groups"] == 1
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_scorer_without_a_model_has_nothing_to_verify(data: Path, tmp_path: Path) -> None:
+    manifest = run(recipe(data, tmp_path / "out", "verify=0.5"))
+    assert manifest.verification == {"": {"nothing_to_verify": "length has no model"}}
+    line = verification_line("", manifest.verification[""])
+    assert line == "verification: nothing to verify, length has no model"
+
+
+def entry_of(**figures: Any) -> dict[str, Any]:
+    wanted = recipe("in", "out", "verify=0.1", scorer=TINY_POLAR)
+    return verification_of(wanted, {"": Verification(1e-4, groups=2, candidates=8, worst="p'7", **figures)})[""]
+
+
+def test_rewards_that_are_too_far_apart_are_said_loudly() -> None:
+    entry = entry_of(beyond=3, max_delta=0.5, sum_delta=0.8)
+    assert failed(entry)
+    line = verification_line("", entry)
+    assert line.startswith("VERIFICATION FAILED. ")
+    assert "8 candidates of 2 groups scored again plainly, max |Δ| 0.5, mean |Δ| 0.1, tolerance 0.0001" in line
+    assert '3 candidates are beyond the tolerance, worst in the group with prompt_id "p\'7"' in line
+
+
+def test_rewards_that_agree_are_said_quietly() -> None:
+    entry = entry_of(max_delta=1e-6, sum_delta=4e-6)
+    assert not failed(entry)
+    assert verification_line("polar", entry) == (
+        "verification of polar: 8 candidates of 2 groups scored again plainly, max |Δ| 1e-06, mean |Δ| 5e-07, "
+        "tolerance 0.0001"
+    )
+
+
+def test_candidates_that_could_not_be_scored_again_are_told() -> None:
+    line = verification_line("", entry_of(failed=5, error="MemoryError: no memory"))
+    assert line.endswith("; 5 candidates could not be scored again (MemoryError: no memory)")
