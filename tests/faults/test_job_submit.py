@@ -114,15 +114,23 @@ def test_a_job_that_derives_works_on_the_cluster_that_it_was_submitted_to(
     assert JobSubmissionClient(address).get_job_info("pairs").driver_info is not None
 
 
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("compute.actor.max=2", "unknown key compute.actor; did you mean actors?"),
+        ("output.path=out", "output: out is a relative path, and the working directory of a submitted job is"),
+    ],
+)
 def test_a_recipe_that_is_wrong_fails_the_job_with_one_sentence(
-    dashboard: tuple[Cluster, str], working_dir: Path, tmp_path: Path
+    dashboard: tuple[Cluster, str], working_dir: Path, tmp_path: Path, override: str, sentence: str
 ) -> None:
     ray, address = dashboard
-    wrong = submit(address, working_dir, "wrong", f"output.path={tmp_path / 'out'}", "compute.actor.max=2")
+    name = override.partition(".")[0]
+    wrong = submit(address, working_dir, name, f"output.path={tmp_path / 'out'}", override)
     with command(wrong, tmp_path / "wrong.log", ray.environment) as running:
         assert running.wait() != 0
         said = running.output
-    assert JobSubmissionClient(address).get_job_status("wrong") == JobStatus.FAILED
+    assert JobSubmissionClient(address).get_job_status(name) == JobStatus.FAILED
     assert "polar-ray: RecipeError: " in said
-    assert "unknown key compute.actor; did you mean actors?" in said
+    assert sentence in said
     assert "Traceback" not in said

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from polar_ray.data.scores import open_scores
+from polar_ray.data.scores import open_scores, parts_of, table_folder
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.pool import in_order
 from polar_ray.deriving.report.choosing import CATEGORIES, Chosen
@@ -72,13 +72,12 @@ def report(
         276
     """
     started = time.monotonic()
-    source = Storage.of(run, storage_options)
+    source = Storage.of(table_folder(run, storage_options), storage_options)
     dataset = open_scores(run, storage_options=storage_options)
     manifest = msgspec.json.decode(source.read_bytes(source.join("manifest.json")))
     sources = sources_of(dataset.schema, manifest, scorer=scorer, text=text)
-    parts = [info for info in source.list(source.join("scores")) if info.path.endswith(".parquet")]
     # A table without rewards has nothing to read.
-    units = plan_units(parts) if sources.scorers else []
+    units = plan_units(parts_of(source)) if sources.scorers else []
     # Starting a process takes as long as measuring a few units.
     workers = min(processes or min(os.cpu_count() or 1, len(units) // 8), len(units)) or 1
 
