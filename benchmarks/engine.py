@@ -21,6 +21,7 @@ each, and one of their ratios at the end. Loading is not timed.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -42,7 +43,7 @@ from polar_ray.engine.prefix_tree import pairs
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.loaded import LoadedModel
 
-WARM_UP = 32
+WARM_UP = 8
 """Sequences of the first round, which is not counted."""
 
 
@@ -214,7 +215,10 @@ def run(name: DType, arguments: argparse.Namespace, sets: list[Work]) -> dict[st
     ratios: dict[str, list[float]] = {}
 
     def note(part: Work, ways: list[Way], table: list[str]) -> None:
-        table += rows(part, ways, sum(len(ids) for ids in part.sequences))
+        added = rows(part, ways, sum(len(ids) for ids in part.sequences))
+        # The tables come at the end, which can take a while.
+        print("\n".join(f"{part.name}: {row}" for row in added), file=sys.stderr, flush=True)
+        table += added
         for way in ways[:-1]:
             ratio = float(np.median(way.seconds) / np.median(ways[-1].seconds))
             ratios.setdefault(way.name, []).append(ratio)
@@ -299,11 +303,11 @@ def main() -> None:
     ratios = {name: run(name, arguments, sets) for name in arguments.dtype}
     if len(arguments.dtype) * len(arguments.candidates) == 1:
         return
-    print(f"\ntimes (e):\n{'':36}" + "".join(f"{way:>12}" for way in ratios[arguments.dtype[0]]))
+    print(f"\ntimes (e):\n{'':46}" + "".join(f"{way:>12}" for way in ratios[arguments.dtype[0]]))
     for name, by_way in ratios.items():
         for place, part in enumerate(sets):
             label = f"{part.name}, {part.candidates} candidates, {name}"
-            print(f"{label:42}" + "".join(f"{values[place]:>12.2f}" for values in by_way.values()))
+            print(f"{label:46}" + "".join(f"{values[place]:>12.2f}" for values in by_way.values()))
 
 
 if __name__ == "__main__":

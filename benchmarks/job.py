@@ -212,7 +212,7 @@ def main() -> None:
             for way in ways:
                 measured[way].append(measure(way, recipe, root / "out"))
         candidates = sum(len(row) for row in rows.column("outputs"))
-        print(f"{arguments.set}: {len(rows)} prompts, {candidates} candidates in splits of {arguments.split_rows}, ")
+        print(f"{arguments.set}: {len(rows)} prompts, {candidates} candidates, {arguments.dtype}")
         print_table(measured)
 
 

@@ -19,17 +19,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from polar_ray.curating.tick import curate
+    from polar_ray.curating.versions import latest_version
     from polar_ray.data.explode import explode
     from polar_ray.data.group import Candidate, Group, Message
     from polar_ray.data.scores import open_scores, read_scores
     from polar_ray.data.status import Status
     from polar_ray.deriving.derive import derive
     from polar_ray.deriving.report.report import report
+    from polar_ray.recipe.curate import CurateRecipe
     from polar_ray.recipe.derive import DeriveRecipe
     from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.deriving import derive_on_ray
     from polar_ray.running.manifest import Manifest
     from polar_ray.running.plan import plan
+    from polar_ray.running.retry import retry
     from polar_ray.running.run import run
     from polar_ray.scorers.base import CandidateScore, Scores
     from polar_ray.scorers.internlm2_reward import InternLM2RewardScorer
@@ -44,6 +48,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Candidate",
     "CandidateScore",
+    "CurateRecipe",
     "DeriveRecipe",
     "Group",
     "InternLM2RewardScorer",
@@ -57,19 +62,23 @@ __all__ = [
     "Status",
     "TextClosenessScorer",
     "TextScorer",
+    "curate",
     "derive",
     "derive_on_ray",
     "explode",
+    "latest_version",
     "open_scores",
     "plan",
     "read_scores",
     "report",
+    "retry",
     "run",
 ]
 
 _MODULES = {
     "Candidate": "data.group",
     "CandidateScore": "scorers.base",
+    "CurateRecipe": "recipe.curate",
     "DeriveRecipe": "recipe.derive",
     "Group": "data.group",
     "InternLM2RewardScorer": "scorers.internlm2_reward",
@@ -83,13 +92,16 @@ _MODULES = {
     "Status": "data.status",
     "TextClosenessScorer": "scorers.text_closeness",
     "TextScorer": "scorers.text_scorer",
+    "curate": "curating.tick",
     "derive": "deriving.derive",
     "derive_on_ray": "running.deriving",
     "explode": "data.explode",
+    "latest_version": "curating.versions",
     "open_scores": "data.scores",
     "plan": "running.plan",
     "read_scores": "data.scores",
     "report": "deriving.report.report",
+    "retry": "running.retry",
     "run": "running.run",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: ``polar-ray run | plan | show | derive | report | env``."""
+"""The command line: ``polar-ray run | plan | show | retry | derive | report | curate | env``."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from polar_ray import __version__
-from polar_ray.errors import PolarRayError
+from polar_ray.errors import PolarRayError, RecipeError
 
 app = typer.Typer(
     name="polar-ray",
@@ -69,14 +69,37 @@ def show(
     run: RunPath, groups: Annotated[int, typer.Option("--groups", "-n", help="Ranked groups to show.")] = 3
 ) -> None:
     """Show a finished run: the manifest's figures and a few groups with their candidates in ranked order."""
-    from polar_ray.data.scores import sample
+    from polar_ray.data.generations import newest
+    from polar_ray.data.scores import LISTED, sample
     from polar_ray.running.folder import RunFolder
     from polar_ray.running.manifest import read_manifest
     from polar_ray.showing import print_groups, print_manifest
 
-    manifest = read_manifest(RunFolder.of(run))
-    print_groups(sample(run, groups))
-    print_manifest(manifest, run)
+    folder = RunFolder.of(newest(run)[0])
+    manifest = read_manifest(folder)
+    print_groups(sample(folder.path, groups))
+    listed = folder.storage.is_file(folder.join(LISTED))
+    print_manifest(manifest, folder.path, LISTED if listed else "scores/part-*.parquet")
+
+
+@app.command()
+def retry(
+    run: RunPath,
+    overrides: Overrides = None,
+    allow_changed: Annotated[
+        bool, typer.Option("--allow-changed", help="Go on although the scorer is not what it was.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete an unfinished retry first.")] = False,
+) -> None:
+    """Score again what failed in a finished run, and what was a dead letter, into the table's next generation."""
+    from polar_ray.data.generations import generation, run_of
+    from polar_ray.running.progress import reporter
+    from polar_ray.running.retry import retry as retry_run
+    from polar_ray.showing import print_manifest
+
+    manifest = retry_run(run, overrides, allow_changed=allow_changed, fresh=fresh, reporter=reporter())
+    number = manifest.generation.number if manifest.generation is not None else 1
+    print_manifest(manifest, generation(run_of(run)[0], number))
 
 
 @app.command()
@@ -128,6 +151,35 @@ def report(
         run, output, sample=sample, seed=seed, scorer=scorer, text=text, processes=processes, progress=told
     )
     print(summary(data, output))
+
+
+@app.command()
+def curate(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Such as pipelines/curate_nightly.yaml.")],
+    overrides: Overrides = None,
+    every: Annotated[
+        str | None, typer.Option("--every", metavar="INTERVAL", help="Go on, with a tick every 30m, 1h, 1d, …")
+    ] = None,
+    cron: Annotated[
+        str | None, typer.Option("--cron", metavar="EXPRESSION", help="Go on, with a tick at these times (UTC).")
+    ] = None,
+) -> None:
+    """Score the shards that are new, derive, and publish a dated version. One tick, unless told to go on."""
+    from polar_ray.curating.schedule import Cron, Every, SystemClock, keep_ticking, tick_in_process
+    from polar_ray.curating.tick import curate as curate_recipe
+    from polar_ray.recipe.curate import CurateRecipe
+    from polar_ray.running.progress import LogLines, reporter
+    from polar_ray.running.termination import exit_on_sigterm
+
+    resolved = CurateRecipe.load(recipe, overrides)
+    if every is not None and cron is not None:
+        raise RecipeError("give one of --every and --cron")
+    with exit_on_sigterm():
+        if every is None and cron is None:
+            print(curate_recipe(resolved, reporter=reporter()).text)
+            return
+        times = Every(every) if every is not None else Cron(cron or "")
+        keep_ticking(times, lambda: tick_in_process(recipe, overrides or []), LogLines(), SystemClock())
 
 
 @app.command()

@@ -3,6 +3,7 @@
     PolarRayError
     ├── RecipeError            a recipe or an override is wrong
     ├── InputError             the input cannot be listed or read at all
+    │   ├── NoFiles            nothing is there yet
     │   ├── TooManyDeadLetters the input is mostly garbage
     │   └── NotJoined          a joined run lacks candidates
     ├── StorageError           a path or an object store cannot be used
@@ -18,6 +19,8 @@
     ├── ClusterUnreachable     there is no Ray at the address
     ├── ClusterTooSmall        the actors that the recipe asks for do not fit
     ├── RunStalled             no progress for too long
+    ├── StateError             the memory of a curation is damaged or gone
+    ├── LeaseLost              another tick of a curation may have taken over
     └── ConservationError      rows read != groups + dead letters + declared drops
 
 Each message says what is wrong, where, and what to do next.
@@ -34,6 +37,10 @@ class RecipeError(PolarRayError):
 
 class InputError(PolarRayError):
     """The input cannot be listed or read at all."""
+
+
+class NoFiles(InputError):
+    """A path of the input matches no file."""
 
 
 class TooManyDeadLetters(InputError):
@@ -94,6 +101,14 @@ class ClusterTooSmall(PolarRayError):
 
 class RunStalled(PolarRayError):
     """The run made no progress for ``limits.no_progress_s`` seconds."""
+
+
+class StateError(PolarRayError):
+    """The record of what a curation has done is damaged, gone, or from a newer version."""
+
+
+class LeaseLost(PolarRayError):
+    """A tick of a curation could not renew its lease, so another one may have taken over."""
 
 
 class ConservationError(PolarRayError):

@@ -25,8 +25,8 @@ TEXT_WIDTH = 400
 """Characters of one text that are shown."""
 
 
-def print_manifest(manifest: "Manifest", path: str) -> None:
-    """Prints the figures of a run."""
+def print_manifest(manifest: "Manifest", path: str, table: str = "scores/part-*.parquet") -> None:
+    """Prints the figures of a run; ``table`` is where its score table lies in its folder."""
     console = _console()
     counts = manifest.counts
     console.print(
@@ -50,10 +50,13 @@ def print_manifest(manifest: "Manifest", path: str) -> None:
         f"conservation: {kept['rows_read']:,} rows read = {kept['rows_in_groups']:,} in groups + "
         f"{kept['dead_letters']:,} dead letters + {kept['drops']:,} drops"
     )
+    if manifest.generation is not None:
+        sources = ", ".join(f"{source.groups:,} from {source.generation}" for source in manifest.generation.sources)
+        console.print(f"generation {manifest.generation.number}; rows by the generation that scored them: {sources}")
     _print_stages(console, manifest)
     for name, entry in manifest.verification.items():
         console.print(verification_line(name, entry), style="bold red" if failed(entry) else None)
-    console.print(f"score table: {path.rstrip('/')}/scores/part-*.parquet", soft_wrap=True)
+    console.print(f"score table: {path.rstrip('/')}/{table}", soft_wrap=True)
 
 
 def print_derived(recipe: "Recipe") -> None:

@@ -101,3 +101,19 @@ class Hangs(TextScorer):
     def score_group(self, group: Group) -> list[CandidateScore]:
         time.sleep(3600)
         return by_length(group)
+
+
+class Flaky(TextScorer):
+    """Raises on groups whose prompt says ``bad`` until the file ``mended`` is there; notes whom it scores."""
+
+    def __init__(self, mended: str, diary: str, add: float = 0) -> None:
+        self._mended = Path(mended)
+        self._diary = diary
+        self._add = add
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        with open(self._diary, "a", encoding="utf-8") as file:
+            file.write(group.prompt[0].content + "\n")
+        if "bad" in group.prompt[0].content and not self._mended.exists():
+            raise ValueError("not mended yet")
+        return [CandidateScore(score.reward + self._add) for score in by_length(group) if score.reward is not None]

@@ -13,6 +13,7 @@ import polar_ray
 ROOT = Path(polar_ray.__file__).parent
 FLOORS = (
     {"cli", "showing", "environment", "__main__"},
+    {"curating"},
     {"running", "serving"},
     {"deriving"},
     {"scorers"},

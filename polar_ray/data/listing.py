@@ -6,7 +6,7 @@ from typing import Literal
 from polar_ray.data.glob import fixed_folder, is_glob
 from polar_ray.data.scores import score_parts
 from polar_ray.data.storage import FileInfo, Files, Storage
-from polar_ray.errors import InputError
+from polar_ray.errors import InputError, NoFiles
 from polar_ray.recipe.input import Input
 
 Format = Literal["parquet", "jsonl"]
@@ -83,7 +83,7 @@ def _list_path(path: str, config: Input) -> Files:
     if not kept:
         hidden = len(matches) - len(kept)
         passed = f" ({hidden} were passed over, because their names start with '_' or '.')" if hidden else ""
-        raise InputError(f"No {what} {storage.url}{passed}. Check input.path, and the spelling of its folders.")
+        raise NoFiles(f"No {what} {storage.url}{passed}. Check input.path, and the spelling of its folders.")
     return kept
 
 

@@ -89,13 +89,18 @@ def normalize(rows: RawRows, config: Input) -> Normalized:
     return Normalized(groups, numbers_[order], slow.letters, slow.drops)
 
 
+def without_mark(line: bytes, row: int) -> bytes:
+    """Returns a line without the byte order mark that the first line of a file may begin with."""
+    return line.removeprefix(_BYTE_ORDER_MARK) if row == 0 else line
+
+
 def _read_lines(lines: Iterable[tuple[int, bytes]], read: Callable[[dict[str, Json]], GroupRow]) -> Normalized:
     groups: list[GroupRow] = []
     rows: list[int] = []
     letters: list[DeadLetter] = []
     drops: Counter[str] = Counter()
     for row, line in lines:
-        text = line.removeprefix(_BYTE_ORDER_MARK) if row == 0 else line
+        text = without_mark(line, row)
         if not text or text.isspace():
             drops[BLANK_LINE] += 1
             continue

@@ -1,21 +1,40 @@
 """Reading a score table."""
 
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from polar_ray.data.storage import Files, Storage
+from polar_ray.data.generations import newest
+from polar_ray.data.storage import FileInfo, Files, Storage
 from polar_ray.errors import NotARun, NotFinished
+
+LISTED = "scores.json"
+
+
+class ListedPart(msgspec.Struct, frozen=True):
+    """A part of a score table that lies in another folder; ``path`` leads there from the table's."""
+
+    path: str
+    size: int
+
+
+class ListedParts(msgspec.Struct, frozen=True):
+    """What ``scores.json`` holds."""
+
+    schema: int
+    parts: list[ListedPart]
 
 
 def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, partial: bool = False) -> ds.Dataset:
     """Opens the score table of a run as an Arrow dataset: lazily, with column selection and filters.
 
     Args:
-        run: The output folder of the run.
+        run: The output folder of the run; its newest generation is read, or the one whose folder this is.
         storage_options: As in a recipe.
         partial: Open the parts that are there although the run has not finished.
 
@@ -33,20 +52,37 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
             f"the run in {run} has not finished, so its score table is not complete; run the recipe again to finish "
             "it, or read what is there with partial=True"
         )
-    parts = [info.path for info in storage.list(f"{root}/scores") if info.path.endswith(".parquet")]
-    return ds.dataset([storage.relative(path) for path in sorted(parts)], filesystem=storage.filesystem)
+    parts = [info.path for info in parts_of(Storage.of(root, storage_options))]
+    return ds.dataset([storage.relative(path) for path in parts], filesystem=storage.filesystem)
+
+
+def parts_of(table: Storage) -> Files:
+    """Returns the files of the score table in a folder, in order.
+
+    They lie in ``scores/``, or the table is one of a curation: then ``scores.json`` names parts of several runs,
+    each by its path from the folder.
+    """
+    listed = table.join(LISTED)
+    if not table.is_file(listed):
+        return [info for info in table.list(table.join("scores")) if info.path.endswith(".parquet")]
+    parts = msgspec.json.decode(table.read_bytes(listed), type=ListedParts).parts
+    scheme, separator, root = table.url.rpartition("://")
+    paths = [scheme + separator + posixpath.normpath(f"{root}/{part.path}") for part in parts]
+    return [FileInfo(path, part.size) for path, part in zip(paths, parts, strict=True)]
 
 
 def table_folder(run: str, storage_options: dict[str, Any] | None = None) -> str:
-    """Returns the folder that holds the score table and the manifest of a run, by the run's output folder."""
-    return run.rstrip("/")
+    """Returns the folder that holds the score table and the manifest of a run, by the run's output folder.
+
+    It is that of the newest generation, unless the path is that of one.
+    """
+    return newest(run, storage_options)[0]
 
 
 def score_parts(run: str, storage_options: dict[str, Any] | None = None) -> Files:
     """Returns the parts of the score table of a finished run, in the order of its groups; errors as ``open_scores``."""
     open_scores(run, storage_options=storage_options)
-    storage = Storage.of(table_folder(run, storage_options), storage_options)
-    return [info for info in storage.list(storage.join("scores")) if info.path.endswith(".parquet")]
+    return parts_of(Storage.of(table_folder(run, storage_options), storage_options))
 
 
 def read_scores(

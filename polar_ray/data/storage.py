@@ -7,6 +7,7 @@ put in one go after its content is complete.
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,6 +144,31 @@ class Storage:
             with open(spool, "wb", buffering=2**20) as stream:
                 yield stream
             self._upload(spool, key)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copies a file inside the storage; the copy appears whole. An object store copies by itself."""
+        if self.is_local:
+            with open(self._key(source), "rb") as stream, self.open_atomic(target) as copy:
+                shutil.copyfileobj(stream, copy, 2**20)
+            return
+        self.filesystem.copy_file(self._key(source), self._key(target))
+
+    def sweep(self, path: str = "", older_than_s: float = 0) -> None:
+        """Deletes what writers left in a folder that were killed at least so many seconds ago; nobody writes to it now.
+
+        Object stores show nothing of an upload that was not completed, so there is nothing to do.
+        """
+        if not self.is_local:
+            return
+        for folder, _, names in os.walk(self._key(path)):
+            for name in filter(is_temporary, names):
+                left = os.path.join(folder, name)
+                try:
+                    if time.time() - os.stat(left).st_mtime >= older_than_s:
+                        os.unlink(left)
+                except FileNotFoundError:
+                    # Its writer was not dead after all, and has just finished.
+                    continue
 
     def exists(self, path: str = "") -> bool:
         """Whether there is a file, or a folder with something in it."""

@@ -107,8 +107,12 @@ def join_sources(
     wanted = [(table, those) for table, those in wanted if those]
     if not wanted:
         return ()
-    names = {_name(path) for unit in units for path in unit.parts}
-    candidates = tuple(table for table, _ in wanted if {_name(part.path) for part in table.parts} == names)
+    names = sorted(_name(path) for unit in units for path in unit.parts)
+    candidates = tuple(
+        table
+        for table, _ in wanted
+        if [part.path for part in table.parts] == [table.storage.join("scores", name) for name in names]
+    )
     keys, aligned = _index(tables.first, candidates, units, workers)
     sources = []
     for table, those in wanted:

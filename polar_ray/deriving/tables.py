@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from polar_ray.data.scores import open_scores, renamed, scorer_columns, table_folder
+from polar_ray.data.scores import open_scores, parts_of, renamed, scorer_columns, table_folder
 from polar_ray.data.storage import FileInfo, Storage
 from polar_ray.errors import RecipeError
 from polar_ray.recipe.selections import JoinedTable, ScoreTable
@@ -27,9 +27,8 @@ class Table:
 
     @property
     def parts(self) -> list[FileInfo]:
-        """The files, in the order of their names."""
-        found = self.storage.list(self.storage.join("scores"))
-        return [info for info in found if info.path.endswith(".parquet")]
+        """The files, in order."""
+        return parts_of(self.storage)
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,8 @@ INLINE f16v exp_of(f16v x) {
 #endif
 }
 
-/* 2^x for x up to 0, with the coefficients of the Cephes library's exp2f. For weights that are rounded to bfloat16,
- * by up to 1 part in 512, three coefficients: the least squares fit between -1/2 and 1/2, off by 1 part in 10,000. */
+/* 2^x, with the coefficients of the Cephes library's exp2f. For what is rounded to bfloat16, by up to 1 part in 512,
+ * three coefficients: the least squares fit between -1/2 and 1/2, off by 1 part in 10,000. NaN stays NaN. */
 INLINE f16v exp2_of(int bf16, f16v x) {
 #ifdef __AVX512F__
     x = (f16v)_mm512_max_ps(_mm512_set1_ps(-160.0f), (__m512)x);
@@ -213,7 +213,9 @@ void polar_rotate(int bf16, const void *x, long x_stride, const void *cos, const
         }
 }
 
-INLINE f16v silu(f16v x) { return x * inverse(1.0f + exp_of(-x)); }
+INLINE f16v silu(int bf16, f16v x) {
+    return x * inverse(1.0f + (bf16 ? exp2_of(1, x * -1.44269504088896341f) : exp_of(-x)));
+}
 
 /* tanh(x), from e^(2|x|), which loses nothing that float32 holds where it is used. */
 INLINE f16v tanh_of(f16v x) { return 1.0f - 2.0f * inverse(exp_of(2.0f * x) + 1.0f); }
@@ -226,11 +228,11 @@ INLINE void gate_part(const int bf16, const int kind, void *gate, const void *up
     long i = from;
     for (; i + 16 <= to; i += 16) {
         f16v x = load(bf16, gate, i);
-        store(bf16, gate, i, (kind ? gelu_tanh(x) : silu(x)) * load(bf16, up, i));
+        store(bf16, gate, i, (kind ? gelu_tanh(x) : silu(bf16, x)) * load(bf16, up, i));
     }
     for (; i < to; i++) {
         f16v x = all(load_one(bf16, gate, i));
-        x = kind ? gelu_tanh(x) : silu(x);
+        x = kind ? gelu_tanh(x) : silu(bf16, x);
         store_one(bf16, gate, i, x[0] * load_one(bf16, up, i));
     }
 }

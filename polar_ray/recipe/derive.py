@@ -64,6 +64,12 @@ class Derivation(Part):
                 raise ValueError(f"{key} needs reward.uncertainty, the column with the rewards' standard deviations")
         if self.candidates.max_disagreement is not None and self.reward.combine is None:
             raise ValueError("candidates.max_disagreement needs reward.combine, the scorers that may disagree")
+        reference = self.pairs.above_reference if self.pairs else None
+        if self.reward.combine is not None and reference is not None and reference.column is not None:
+            raise ValueError(
+                "pairs.above_reference.column holds one scorer's rewards, which combined ones cannot be held to; score "
+                "the reference as a candidate and give candidate_id or model"
+            )
         if self.export.kind == "trl_preference" and (self.export.style, self.export.prompt) == ("standard", "implicit"):
             raise ValueError(
                 "export.style standard needs export.prompt explicit: TRL cuts the prompt out of two plain texts where "

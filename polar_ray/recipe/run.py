@@ -1,10 +1,14 @@
 """Where the results go, what the run may use, and when it gives up."""
 
+import os
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from polar_ray.recipe.base import Part
+
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Is set in the entry point of a job that ``ray job submit`` started."""
 
 
 class Output(Part):
@@ -12,6 +16,16 @@ class Output(Part):
 
     path: str
     storage_options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _stays(self) -> "Output":
+        relative = "://" not in self.path and not os.path.isabs(os.path.expanduser(self.path))
+        if relative and SUBMITTED in os.environ:
+            raise ValueError(
+                f"{self.path} is a relative path, and the working directory of a submitted job is a temporary folder "
+                "of Ray, which goes with the job: give an absolute path on a shared file system, or a URL"
+            )
+        return self
 
 
 class Actors(Part):

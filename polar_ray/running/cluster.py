@@ -3,18 +3,16 @@
 import contextlib
 import logging
 import os
-import signal
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType
 
 import ray
 
 from polar_ray.errors import ClusterTooSmall, ClusterUnreachable
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
+from polar_ray.running.termination import exit_on_sigterm
 
 READ_CPUS, ENCODE_CPUS, WRITE_CPUS = 0.4, 0.9, 0.4
 """CPUs that one task of each stage asks for.
@@ -51,28 +49,10 @@ def connected(compute: Compute) -> Iterator[None]:
     else:
         _start_embedded()
     try:
-        with _exit_on_sigterm():
+        with exit_on_sigterm():
             yield
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Exits in an orderly way on SIGTERM, where Ray's own handler would end the process on the spot."""
-    if threading.current_thread() is not threading.main_thread():
-        # Only the main thread may set a handler.
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _connect(address: str) -> None:

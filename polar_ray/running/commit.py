@@ -8,14 +8,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.deriving.score_table import score_table
 from polar_ray.running.envelope import Envelope
 from polar_ray.running.folder import Commit, RunFolder
+from polar_ray.running.keep import origins_path, with_kept
 from polar_ray.scorers.base import Scores
 
 
-def commit_split(folder: RunFolder, envelope: Envelope, scorer_names: tuple[str, ...]) -> bytes:
+def commit_split(folder: RunFolder, envelope: Envelope, scorer_names: tuple[str, ...], generation: int = 1) -> bytes:
     """Ranks and writes a scored split and returns its commit record as JSON.
+
+    In a later generation than the first, the rows that kept their scores join those that were scored.
 
     Each file appears whole or not at all, and writing a split again writes the same bytes, so a retry does no harm.
     """
@@ -26,8 +30,16 @@ def commit_split(folder: RunFolder, envelope: Envelope, scorer_names: tuple[str,
     storage = folder.storage
     if dead_letters.num_rows:
         storage.write_atomic(folder.dead_letters(header.split_id), parquet_bytes(dead_letters))
-    part = parquet_bytes(score_table(groups, scores))
+    table = score_table(groups, scores)
+    if generation > 1:
+        table, origins = with_kept(table, envelope, generation)
+        storage.write_atomic(origins_path(folder, header.split_id), msgspec.json.encode(origins))
+    part = parquet_bytes(table)
     storage.write_atomic(folder.part(header.split_id), part)
+
+    def scored(name: str, field: str) -> pa.Array:
+        return table[ScoreColumns(name)(field)].combine_chunks().flatten()
+
     record = Commit(
         split_id=header.split_id,
         file=header.file,
@@ -36,13 +48,13 @@ def commit_split(folder: RunFolder, envelope: Envelope, scorer_names: tuple[str,
         last=header.last,
         rows=header.rows,
         rows_in_groups=header.rows_in_groups,
-        groups=groups.num_rows,
-        candidates=len(next(iter(scores.values()))),
+        groups=table.num_rows,
+        candidates=pc.sum(pc.list_value_length(table["candidates"])).as_py() or 0,
         dead_letters=dict(Counter(dead_letters.column("reason").to_pylist())),
         drops=dict(header.drops),
-        statuses={name: value_counts(score.status) for name, score in scores.items()},
-        errors={name: message for name, score in scores.items() if (message := _first(score.error)) is not None},
-        tokens={name: pc.sum(score.tokens).as_py() or 0 for name, score in scores.items()},
+        statuses={name: value_counts(scored(name, "status")) for name in scorer_names},
+        errors={name: message for name in scorer_names if (message := _first(scored(name, "error"))) is not None},
+        tokens={name: pc.sum(scored(name, "tokens")).as_py() or 0 for name in scorer_names},
         seconds={**header.seconds, "write": round(time.perf_counter() - started, 6)},
         input_bytes=header.input_bytes,
         part_bytes=len(part),

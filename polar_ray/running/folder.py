@@ -6,6 +6,8 @@ manifest.json                          written last: it is there exactly when th
 _run/run.json                          what the run is: recipe, inputs, fingerprints
 _run/commits/00000-00000.json          one small record per finished split, written after its part
 _run/duplicates/00000-00000.json       what the search for duplicate prompts took out of a part
+_run/origins/00000-00000.json          in a generation: which rows of a part were scored in which
+generations/2                          what a retry made of the run: a folder like this one
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from polar_ray.data.generations import FOLDER
 from polar_ray.data.storage import Storage
 from polar_ray.errors import NotARun
 from polar_ray.scorers.verification import Verification
@@ -149,7 +152,8 @@ class RunFolder:
             return
         if storage.exists(self.manifest):
             storage.delete(self.manifest)
-        for names in (("_run", "commits"), ("_run", "duplicates"), ("scores",), ("dead_letters",), ("_run",)):
+        kept = (("_run", "commits"), ("_run", "duplicates"), ("scores",), ("dead_letters",), ("_run",))
+        for names in ((FOLDER,), *kept):
             storage.delete_tree(self.join(*names))
 
     def check_free(self) -> None:

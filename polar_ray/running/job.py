@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from polar_ray.data.listing import InputFile
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import RunFolder
+from polar_ray.running.keep import Keep
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,11 @@ class Job:
         folder: The output folder.
         files: The input's files, sorted.
         fingerprints: By scorer, all that can change a score.
+        keep: In a retry, takes out the groups that have their scores.
     """
 
     recipe: Recipe
     folder: RunFolder
     files: tuple[InputFile, ...]
     fingerprints: dict[str, dict[str, str]]
+    keep: Keep | None = None

@@ -25,6 +25,36 @@ class Origin(msgspec.Struct, frozen=True):
     scorers: list[str]
 
 
+class Source(msgspec.Struct, frozen=True):
+    """Rows of a score table that were scored in the same generation.
+
+    Attributes:
+        generation: Its number; 1 is the run itself.
+        groups: How many.
+        fingerprints: By scorer, what could change their scores.
+    """
+
+    generation: int
+    groups: int
+    fingerprints: dict[str, dict[str, str]]
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """What a retry says of itself in its manifest.
+
+    Attributes:
+        number: 2 for the first retry.
+        parent: The folder of the generation before.
+        parent_sha256: Of the parent's manifest.
+        sources: Which rows come from which generation.
+    """
+
+    number: int
+    parent: str
+    parent_sha256: str
+    sources: list[Source]
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """The record of a finished run, written last as ``manifest.json``.
 
@@ -44,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True):
             ``stage_times``.
         startup_s: Seconds of ``scoring_s`` until the first scorer was ready: workers started, model loaded and checked.
         verification: By scorer, what came of scoring a sample again; see ``verification_of``.
+        generation: Of a retry: its number, and which rows come from which generation.
     """
 
     recipe: dict[str, Any]
@@ -63,6 +94,7 @@ class Manifest(msgspec.Struct, frozen=True):
     stages: dict[str, dict[str, float]] = {}
     startup_s: float = 0.0
     verification: dict[str, dict[str, Any]] = {}
+    generation: Generation | None = None
 
 
 def read_manifest(folder: RunFolder) -> Manifest:

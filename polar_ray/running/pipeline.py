@@ -37,7 +37,7 @@ def dataset(job: Job, sources: list[Source], committed: frozenset[str], pools: l
         else:
             name, scorer = next(iter(recipe.named_scorers.items()))
             splits = splits.map_batches(Read(recipe.input, committed), num_cpus=READ_CPUS, **_WHOLE)
-            splits = splits.map_batches(Encode(recipe.input, name, scorer), num_cpus=ENCODE_CPUS, **_WHOLE)
+            splits = splits.map_batches(Encode(recipe.input, name, scorer, job.keep), num_cpus=ENCODE_CPUS, **_WHOLE)
         return _score_and_write(splits, job, pools, attempts)
 
 
@@ -75,7 +75,7 @@ def _gathered(sources: Dataset, job: Job, committed: frozenset[str]) -> Dataset:
     splits = sources.map_batches(Read(recipe.input, frozenset()), num_cpus=READ_CPUS, **_WHOLE)
     rows = splits.map_batches(ToRows(recipe.input, job.folder, count, committed), num_cpus=ENCODE_CPUS, **_WHOLE)
     rows = rows.repartition(count, keys=["partition"])
-    gather = Gather(tuple(file.path for file in job.files), name, scorer)
+    gather = Gather(tuple(file.path for file in job.files), name, scorer, job.keep)
     return rows.map_batches(gather, num_cpus=ENCODE_CPUS, **_WHOLE)
 
 
@@ -110,7 +110,7 @@ def _score_and_write(splits: Dataset, job: Job, pools: list[Pool], attempts: Any
             batch_size=1 if pool.gpus else None,
             batch_format="pyarrow",
         )
-    write = Write(job.folder, tuple(recipe.named_scorers))
+    write = Write(job.folder, tuple(recipe.named_scorers), job.keep.generation if job.keep is not None else 1)
     return splits.map_batches(write, num_cpus=WRITE_CPUS, **_WHOLE)
 
 

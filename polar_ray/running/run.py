@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 import msgspec
 import ray
 
+from polar_ray.data.listing import InputFile
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import RunStalled
 from polar_ray.recipe.recipe import Recipe
@@ -27,10 +28,13 @@ from polar_ray.running.parent import Parent, parent_of
 from polar_ray.running.passes import NodeLossWatch, run_pass
 from polar_ray.running.pipeline import dataset
 from polar_ray.running.progress import Reporter, Silent
+from polar_ray.running.retrial import Retrial
 from polar_ray.running.tally import Tally
 from polar_ray.running.todo import Todo, todo_of
 from polar_ray.running.verified import failed, verification_line, verification_of
 
+LEFTOVER_S = 600
+"""Seconds after which a half-written file was left by a writer that is dead: no write takes as long."""
 MAX_LOST_PASSES = 3
 """Passes in a row that may be lost without one commit between them."""
 
@@ -58,32 +62,56 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     reporter = reporter or Silent()
     parent = parent_of(recipe)
     check_derivations(recipe, parent)
+    folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
     if not recipe.derive:
-        return _run(recipe, parent, fresh=fresh, reporter=reporter)
+        return score(recipe, parent, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter)
     with connected(recipe.compute):
         if fresh:
             clear_derivations(recipe)
-        manifest = _run(recipe, parent, fresh=fresh, reporter=reporter)
+        manifest = score(recipe, parent, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter)
         derive_all(recipe, reporter.say)
     return manifest
 
 
-def _run(recipe: Recipe, parent: Parent | None, *, fresh: bool, reporter: Reporter) -> Manifest:
+def score(
+    recipe: Recipe,
+    parent: Parent | None,
+    folder: RunFolder,
+    files: list[InputFile],
+    *,
+    fresh: bool,
+    reporter: Reporter,
+    retrial: Retrial | None = None,
+) -> Manifest:
+    """Scores files into a folder; see ``run``.
+
+    Args:
+        recipe: How to score.
+        parent: The run whose score table these files are, where scorers are added to one.
+        folder: The output folder.
+        files: The input's files.
+        fresh: Delete the run in the folder first.
+        reporter: Is told how it goes.
+        retrial: In a retry, says what need not be scored again.
+    """
     started, started_at = time.monotonic(), _now()
-    folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
-    files = input_files(recipe, folder)
     with connected(recipe.compute):
         sized = pools(recipe.compute, list(recipe.named_scorers.values()))
         job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized))
+        if retrial is not None:
+            retrial.check(job.fingerprints)
         fingerprints = {**(parent.fingerprints if parent is not None else {}), **job.fingerprints}
         establish(folder, Identity.of(recipe, files, fingerprints), fresh=fresh)
         if folder.is_finished():
             reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")
             return read_manifest(folder)
+        folder.storage.sweep(folder.path, older_than_s=LEFTOVER_S)
+        if retrial is not None:
+            job = retrial.prepare(job, reporter)
         todo = todo_of(recipe.input, plan_sources(files, recipe.input), folder)
         tally = Tally(todo.commits)
         resumed = tally.splits
-        if resumed:
+        if resumed and retrial is None:
             reporter.say(f"resuming: {resumed} splits with {tally.candidates:,} candidates are done")
         clock = ScoringClock(tally)
         reporter.begin(todo.done_share)
@@ -115,10 +143,13 @@ def _run(recipe: Recipe, parent: Parent | None, *, fresh: bool, reporter: Report
         stages=clock.stages(tally),
         startup_s=round(clock.startup, 3),
         verification=verification_of(recipe, tally.verified),
+        generation=retrial.record(fingerprints, folder, tally) if retrial is not None else None,
     )
     for name, entry in manifest.verification.items():
         if failed(entry):
             reporter.say(verification_line(name, entry))
+    # Every split is committed, so what killed writers left belongs to nobody.
+    folder.storage.sweep(folder.path)
     folder.storage.write_atomic(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     return manifest
 
@@ -159,8 +190,13 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
 
 
 def _unverified(recipe: Recipe, todo: Todo, tally: Tally) -> list[str]:
-    """Returns the scorers of which nothing is verified, where the first split, whose turn it would be, is done."""
-    done = any(commit.statuses and (commit.file_index, commit.split_index) == (0, 0) for commit in todo.commits)
+    """Returns the scorers of which the next split is to be verified in part, since the first one's turn is over.
+
+    Scattered input has no first split that is sure to hold a group.
+    """
+    done = recipe.input.layout == "scattered" or any(
+        commit.statuses and (commit.file_index, commit.split_index) == (0, 0) for commit in todo.commits
+    )
     missing = [name for name in recipe.named_scorers if name not in tally.verified or not tally.verified[name].groups]
     return missing if recipe.verify and done else []
 

@@ -22,6 +22,7 @@ from polar_ray.running.commit import parquet_bytes
 from polar_ray.running.envelope import Envelope, Header
 from polar_ray.running.failures import stage
 from polar_ray.running.folder import Commit, RunFolder
+from polar_ray.running.keep import Keep
 from polar_ray.running.packing import packing
 from polar_ray.running.stages import encode, unpack
 
@@ -74,6 +75,7 @@ class Gather:
     files: tuple[str, ...]
     scorer_name: str
     scorer: ScorerConfig
+    keep: Keep | None = None
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Yields one block per partition."""
@@ -98,6 +100,8 @@ class Gather:
         )
         groups = parsed.groups_with_places().drop_columns("input_rows")
         envelope = Envelope(header).with_table("groups", groups).with_table("dead_letters", parsed.dead_letters)
+        if self.keep is not None:
+            envelope = self.keep(envelope)
         return envelope.timed("gather", time.perf_counter() - started)
 
 

@@ -35,7 +35,8 @@ class Score:
     the status ``crashed``, and then the rest is scored whole again.
 
     A share of the groups (``verify``) is scored again plainly, after the split's scores are final. The first split of
-    the input verifies one group at least, and so does, where that is not to be had, the next one that is scored.
+    the input verifies one group at least, and so does, where that is not to be had (the split has nothing to verify,
+    was scored before verification was asked for, or input is scattered), the next one that is scored.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class Score:
         scored = scored.timed(f"score:{self._name}", time.perf_counter() - started)
         if self._verify:
             started = time.perf_counter()
-            first = (envelope.header.file_index, envelope.header.split_index) == (0, 0)
+            # A partition of scattered input belongs to no file, and the first of them may be empty.
+            header = envelope.header
+            first = bool(header.file) and (header.file_index, header.split_index) == (0, 0)
             verified = self._verified(groups, ids, scores, attempt, at_least_one=first or attempt.verify)
             scored = scored.verified(self._name, verified)
             scored = scored.timed(f"verify:{self._name}", time.perf_counter() - started)

@@ -21,6 +21,7 @@ from polar_ray.running.commit import commit_split
 from polar_ray.running.envelope import Envelope, Header
 from polar_ray.running.failures import stage
 from polar_ray.running.folder import RunFolder
+from polar_ray.running.keep import Keep
 from polar_ray.scorers.base import Encoder
 from polar_ray.scorers.catalog import make_encoder
 
@@ -49,11 +50,12 @@ class Read:
 
 @dataclass(frozen=True)
 class Encode:
-    """Raw split → groups, dead letters and, for the first scorer, ids."""
+    """Raw split → groups, dead letters and, for the first scorer, ids. ``keep`` takes out what needs no scoring."""
 
     input: Input
     scorer_name: str
     scorer: ScorerConfig
+    keep: Keep | None = None
 
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split."""
@@ -70,6 +72,8 @@ class Encode:
         )
         groups = parsed.groups_with_places().drop_columns("input_rows")
         envelope = envelope.with_table("groups", groups).with_table("dead_letters", parsed.dead_letters)
+        if self.keep is not None:
+            envelope = self.keep(envelope)
         return envelope.timed("parse", time.perf_counter() - started)
 
 
@@ -94,12 +98,13 @@ class Write:
 
     folder: RunFolder
     scorer_names: tuple[str, ...]
+    generation: int = 1
 
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split: its commit record as JSON."""
         for envelope in Envelope.of_block(block):
             with stage("writing", envelope.name):
-                record = commit_split(self.folder, envelope, self.scorer_names)
+                record = commit_split(self.folder, envelope, self.scorer_names, self.generation)
             yield pa.table({"commit": pa.array([record], pa.binary())})
 
 

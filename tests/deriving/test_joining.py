@@ -336,6 +336,19 @@ def test_a_wrong_combination_is_one_clear_sentence(tmp_path: Path, override: str
     assert says in str(error.value)
 
 
+def test_combined_rewards_are_not_held_to_a_column_of_one_scorer(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"above_reference\.column holds one scorer's rewards"):
+        recipe(tmp_path, "out", best_of_n=None, pairs={"above_reference": {"column": "gold"}})
+
+
+def test_a_reference_that_was_scored_as_a_candidate_is_held_to_by_its_combined_reward(tmp_path: Path) -> None:
+    write_run(tmp_path / "first", score_table([group("p", [1.0, 5.0, 2.0]), group("q", [1.0, 5.0, 9.0])]))
+    write_run(tmp_path / "second", score_table([group("p", [1.0, 5.0, 2.0]), group("q", [1.0, 5.0, 9.0])]))
+    manifest = derive(recipe(tmp_path, "out", best_of_n=None, pairs={"above_reference": {"candidate_id": "c2"}}))
+    assert manifest.counts["rows"] == 1
+    assert manifest.ledger == {"below_reference": 1}
+
+
 def test_a_disagreement_needs_scorers_that_may_disagree(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"candidates\.max_disagreement needs reward\.combine"):
         recipe(tmp_path, "out", "candidates.max_disagreement=1", reward={})

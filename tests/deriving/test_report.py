@@ -20,6 +20,7 @@ from runs import recipe
 from score_tables import assistant, group, score_table, write_run
 
 from polar_ray.deriving.report.report import report
+from polar_ray.deriving.report.summary import summary
 from polar_ray.errors import ConservationError, NotARun, NotFinished, RecipeError
 from polar_ray.running.run import run
 
@@ -91,7 +92,7 @@ def write_made(folder: Path, part_rows: int = 7) -> Path:
     write_run(folder, table_of(made_rows()), part_rows)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["recipe"]["input"] = INPUT
-    manifest["fingerprints"] = {"close": {"kind": "custom"}, "long": {"kind": "length"}}
+    manifest["recipe"]["scorers"] = {"close": {"kind": "custom"}, "long": {"kind": "length"}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -123,6 +124,15 @@ def close(made: dict[str, Any]) -> dict[str, Any]:
 def test_the_page_holds_what_the_call_returns(folder: Path, tmp_path: Path) -> None:
     data = report(str(folder), str(tmp_path / "page.html"), processes=1)
     assert reported.page_data(tmp_path / "page.html") == json.loads(json.dumps(data))
+
+
+def test_what_is_said_of_length_is_left_out_where_the_reward_is_the_length(folder: Path, tmp_path: Path) -> None:
+    data = report(str(folder), str(tmp_path / "page.html"), processes=1)
+    lines = summary(data, "page.html").splitlines()
+    of_close, of_long = lines[2 : lines.index("long:")], lines[lines.index("long:") :]
+    assert any("The longest candidate is the best one" in line for line in of_close)
+    assert any("length alone" in line for line in of_close)
+    assert not any("longest" in line or "length alone" in line for line in of_long)
 
 
 def test_prompts_candidates_and_statuses_are_counted(

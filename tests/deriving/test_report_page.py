@@ -281,10 +281,14 @@ def test_a_tip_names_what_is_under_the_pointer(browser: Any, page_path: Path) ->
         assert page.locator("#tip").inner_text().startswith("best of 1: ")
 
 
-def test_the_page_can_be_printed(browser: Any, page_path: Path) -> None:
-    with Opened(browser, page_path, scheme="dark") as opened:
+@pytest.mark.parametrize("chosen", [False, True], ids=["system", "chosen"])
+def test_a_dark_page_is_printed_dark_on_white(browser: Any, page_path: Path, chosen: bool) -> None:
+    with Opened(browser, page_path, scheme="light" if chosen else "dark") as opened:
         page = opened.page
-        page.emulate_media(media="print", color_scheme="light")
+        if chosen:
+            page.click("#theme")
+        page.emulate_media(media="print")
+        assert page.evaluate(CONTRAST) == []
         assert page.locator("nav").is_hidden()
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert page.pdf()[:4] == b"%PDF"

@@ -12,6 +12,7 @@ from clusters import RAY, Cluster, cluster, free_port
 from conftest import rows, write_jsonl
 from processes import command, commits, wait_for
 from ray.job_submission import JobStatus, JobSubmissionClient
+from score_tables import group, score_table, write_run
 
 from polar_ray.data.scores import read_scores
 
@@ -94,15 +95,42 @@ def test_a_submitted_job_that_is_stopped_and_submitted_again_finishes_what_it_be
     assert table["reward"] == [[float(10 * group + candidate) for candidate in range(3)] for group in range(GROUPS)]
 
 
-def test_a_recipe_that_is_wrong_fails_the_job_with_one_sentence(
-    dashboard: tuple[Cluster, str], working_dir: Path, tmp_path: Path
+def test_a_job_that_derives_works_on_the_cluster_that_it_was_submitted_to(
+    dashboard: tuple[Cluster, str], tmp_path: Path
 ) -> None:
     ray, address = dashboard
-    wrong = submit(address, working_dir, "wrong", f"output.path={tmp_path / 'out'}", "compute.actor.max=2")
+    project = tmp_path / "project"
+    for name in ("jobs/build_pairs.py", "pipelines/pairs.yaml"):
+        (project / name).parent.mkdir(parents=True)
+        shutil.copy(SCORE.parents[1] / name, project / name)
+    scored = write_run(tmp_path / "run", score_table([group("p", [1.0, 0.0]), group("q", [1.0])]))
+    options = [f"--address={address}", "--submission-id=pairs", f"--working-dir={project}"]
+    places = [f"run.path={scored}", f"output.path={tmp_path / 'pairs'}"]
+    submitted = [RAY, "job", "submit", *options, "--", sys.executable, "jobs/build_pairs.py", *places]
+    with command(submitted, tmp_path / "pairs.log", ray.environment) as running:
+        assert running.wait() == 0, running.output
+        assert "1 rows from 2 prompts with 3 candidates" in running.output
+    # A job has a driver once its process has connected to the cluster.
+    assert JobSubmissionClient(address).get_job_info("pairs").driver_info is not None
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("compute.actor.max=2", "unknown key compute.actor; did you mean actors?"),
+        ("output.path=out", "output: out is a relative path, and the working directory of a submitted job is"),
+    ],
+)
+def test_a_recipe_that_is_wrong_fails_the_job_with_one_sentence(
+    dashboard: tuple[Cluster, str], working_dir: Path, tmp_path: Path, override: str, sentence: str
+) -> None:
+    ray, address = dashboard
+    name = override.partition(".")[0]
+    wrong = submit(address, working_dir, name, f"output.path={tmp_path / 'out'}", override)
     with command(wrong, tmp_path / "wrong.log", ray.environment) as running:
         assert running.wait() != 0
         said = running.output
-    assert JobSubmissionClient(address).get_job_status("wrong") == JobStatus.FAILED
+    assert JobSubmissionClient(address).get_job_status(name) == JobStatus.FAILED
     assert "polar-ray: RecipeError: " in said
-    assert "unknown key compute.actor; did you mean actors?" in said
+    assert sentence in said
     assert "Traceback" not in said

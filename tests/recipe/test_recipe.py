@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from polar_ray.errors import RecipeError
+from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.recipe.recipe import Recipe
 
@@ -96,10 +97,21 @@ def test_the_resolved_recipe_reads_back_as_itself() -> None:
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "pipelines").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_recipe_is_valid(path: Path) -> None:
-    if "run" in yaml.safe_load(path.read_text(encoding="utf-8")):
+    if path.name.startswith("curate"):
+        assert CurateRecipe.load(str(path)).derive
+    elif "run" in yaml.safe_load(path.read_text(encoding="utf-8")):
         assert DeriveRecipe.load(str(path)).task
     else:
         assert Recipe.load(str(path)).named_scorers
+
+
+def test_a_submitted_job_does_not_write_into_rays_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Recipe.of(BASE, ["output.path=out/scored"]).output.path == "out/scored"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(RecipeError, match=r"output: out/scored is a relative path, .*give an absolute path"):
+        Recipe.of(BASE, ["output.path=out/scored"])
+    for path in ("/shared/scored", "s3://bucket/scored", "~/scored"):
+        assert Recipe.of(BASE, [f"output.path={path}"]).output.path == path
 
 
 def test_an_unreadable_recipe_is_an_error_that_names_the_file(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_it_has_every_key_and_no_other(manifest: dict[str, Any]) -> None:
         "versions",
         "stages",
         "startup_s",
+        "parent",
         "verification",
     }
 

@@ -1,5 +1,6 @@
 """``verify``: a sample is scored again plainly during the run. The score table is none the wiser."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,9 @@ def test_it_does_not_change_what_a_run_is(data: Path) -> None:
     assert Identity.of(plain, [], {}) == Identity.of(verifying, [], {})
 
 
-def resume_after(output: Path, kept: list[str], wanted: Recipe) -> Manifest:
-    """Takes all splits but some out of a finished run and finishes it again."""
+def resumed(finished: Path, output: Path, kept: list[str], wanted: Recipe) -> Manifest:
+    """Copies a finished run, takes all splits but some out of the copy, and finishes it again."""
+    shutil.copytree(finished, output)
     (output / "manifest.json").unlink()
     for record in (output / "_run" / "commits").iterdir():
         if record.stem not in kept:
@@ -80,8 +82,7 @@ def resume_after(output: Path, kept: list[str], wanted: Recipe) -> Manifest:
 @pytest.mark.usefixtures("embedded_ray")
 def test_its_figures_survive_an_interruption(data: Path, verified: tuple[Path, Manifest], tmp_path: Path) -> None:
     wanted = polar(data, tmp_path / "out", f"verify={SHARE}")
-    run(wanted)
-    again = resume_after(tmp_path / "out", ["00000-00000", "00000-00003"], wanted)
+    again = resumed(verified[0], tmp_path / "out", ["00000-00000", "00000-00003"], wanted)
     assert again.resumed_splits == 2
     assert again.verification == verified[1].verification
 
@@ -96,11 +97,11 @@ def test_a_share_so_small_that_it_meets_nobody_still_verifies_one_group(data: Pa
 
 
 @pytest.mark.usefixtures("embedded_ray")
-def test_a_run_that_is_resumed_with_it_verifies_one_group_at_least(data: Path, tmp_path: Path) -> None:
-    run(polar(data, tmp_path / "out"))
-    manifest = resume_after(
-        tmp_path / "out", ["00000-00000", "00000-00001"], polar(data, tmp_path / "out", "verify=1e-12")
-    )
+def test_a_run_that_is_resumed_with_it_verifies_one_group_at_least(
+    data: Path, unverified: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    wanted = polar(data, tmp_path / "out", "verify=1e-12")
+    manifest = resumed(unverified[0], tmp_path / "out", ["00000-00000", "00000-00001"], wanted)
     assert manifest.verification[""]["groups"] == 1
 
 
@@ -110,6 +111,20 @@ def test_where_the_first_split_has_nothing_to_verify_another_has(data: Path, tmp
     path = write_jsonl(tmp_path / "in.jsonl", [*without, *DATA[4:]])
     manifest = run(polar(path, tmp_path / "out", "verify=1e-12", "limits.max_dead_letters=1000"))
     assert manifest.counts["statuses"] == {"": {"no_reference": 12, "ok": 48}}
+    assert manifest.verification[""]["groups"] == 1
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_of_scattered_candidates_one_group_is_verified_at_least(tmp_path: Path) -> None:
+    scattered = [
+        {**{key: value for key, value in row.items() if key != "candidates"}, **candidate}
+        for row in DATA[:6]
+        for candidate in row["candidates"]
+    ]
+    path = write_jsonl(tmp_path / "in.jsonl", scattered[::2] + scattered[1::2])
+    # Far more partitions than groups, so that most are empty.
+    manifest = run(polar(path, tmp_path / "out", "input.layout=scattered", "input.split_bytes=400", "verify=1e-12"))
+    assert manifest.counts["candidates"] == 18
     assert manifest.verification[""]["groups"] == 1
 
 

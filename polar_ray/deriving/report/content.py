@@ -21,10 +21,10 @@ CURVE_POINTS = 64
 Data = dict[str, Any]
 
 
-def content(survey: Survey, measuring: Measuring, measured: Measured, fingerprints: dict[str, dict[str, str]]) -> Data:
-    """Returns the figures of a report."""
+def content(survey: Survey, measuring: Measuring, measured: Measured, kinds: dict[str, str]) -> Data:
+    """Returns the figures of a report; ``kinds`` are the scorers' in the recipe, by name."""
     names = [scorer.name for scorer in measuring.sources.scorers]
-    labels = [name or fingerprints.get(name, {}).get("kind", "reward") for name in names]
+    labels = [name or kinds.get(name, "reward") for name in names]
     models = [name or "not named" for name in measuring.models]
     others = sum(survey.models.values()) < survey.candidates or len(survey.models) > len(models)
     scorers = []
@@ -34,7 +34,7 @@ def content(survey: Survey, measuring: Measuring, measured: Measured, fingerprin
             {
                 "name": names[number],
                 "label": labels[number],
-                "kind": fingerprints.get(names[number], {}).get("kind"),
+                "kind": kinds.get(names[number]),
                 **_scorer(number, sums, measuring, models, others),
                 "lengths": [
                     _length(unit, found, sums.pairs, measured.sample, number)

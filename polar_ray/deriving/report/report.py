@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from polar_ray.data.scores import open_scores
+from polar_ray.data.scores import open_scores, parts_of, table_folder
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.pool import in_order
 from polar_ray.deriving.report.choosing import CATEGORIES, Chosen
@@ -17,7 +17,7 @@ from polar_ray.deriving.report.content import content
 from polar_ray.deriving.report.examples import arranged, fitted, read_examples, wishes_of
 from polar_ray.deriving.report.measure import Measured, Measuring, Sample, measure_unit
 from polar_ray.deriving.report.page import page
-from polar_ray.deriving.report.run_record import dead_letters, run_record
+from polar_ray.deriving.report.run_record import dead_letters, kinds_of, run_record
 from polar_ray.deriving.report.sources import sources_of
 from polar_ray.deriving.report.survey import Survey, empty_survey, survey_unit
 from polar_ray.deriving.units import plan_units
@@ -72,13 +72,12 @@ def report(
         276
     """
     started = time.monotonic()
-    source = Storage.of(run, storage_options)
+    source = Storage.of(table_folder(run, storage_options), storage_options)
     dataset = open_scores(run, storage_options=storage_options)
     manifest = msgspec.json.decode(source.read_bytes(source.join("manifest.json")))
     sources = sources_of(dataset.schema, manifest, scorer=scorer, text=text)
-    parts = [info for info in source.list(source.join("scores")) if info.path.endswith(".parquet")]
     # A table without rewards has nothing to read.
-    units = plan_units(parts) if sources.scorers else []
+    units = plan_units(parts_of(source)) if sources.scorers else []
     # Starting a process takes as long as measuring a few units.
     workers = min(processes or min(os.cpu_count() or 1, len(units) // 8), len(units)) or 1
 
@@ -113,7 +112,7 @@ def report(
         examples, cut = fitted(arranged(found, measured.chosen))
     data = {
         "run": run_record(manifest) | {"path": source.url},
-        **content(survey, measuring, measured, manifest["fingerprints"]),
+        **content(survey, measuring, measured, kinds_of(manifest)),
         "dead_letters": dead_letters(source, text=text),
         "examples": examples,
         "settings": {"sample": sample, "seed": seed, "text": text, "cut": cut, "categories": CATEGORIES},

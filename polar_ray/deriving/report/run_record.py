@@ -42,6 +42,13 @@ def run_record(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def kinds_of(manifest: dict[str, Any]) -> dict[str, str]:
+    """Returns the kind of each scorer in the recipe, by its name; the empty name stands for a single one."""
+    recipe = manifest["recipe"]
+    scorers = recipe.get("scorers") or {"": recipe.get("scorer")}
+    return {name: scorer["kind"] for name, scorer in scorers.items() if scorer}
+
+
 def short_fingerprint(parts: dict[str, str]) -> str:
     """Returns 12 hexadecimal digits that change with anything that can change a score."""
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:12]

@@ -1,0 +1,274 @@
+"""A tick of a curation: scores the shards that are new, derives, publishes, and forgets what is too old.
+
+Everything that a tick does can be done again: its name, its shards and so its run are written down before it begins,
+and whoever comes next finishes it. What was published is decided by one write of the state.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+import msgspec
+
+from polar_ray.curating.lease import Busy, Lease
+from polar_ray.curating.records import encode
+from polar_ray.curating.shards import listed_shards, new_shards, retried_runs, run_folder, shards_of, tick_name
+from polar_ray.curating.state import Pending, Shard, State, Version, read_state, write_state
+from polar_ray.curating.table import write_table
+from polar_ray.curating.versions import SCHEMA, Published, expired, folder_of, point_to, points_to, remove
+from polar_ray.data.storage import Storage
+from polar_ray.errors import RecipeChanged
+from polar_ray.recipe.curate import CurateRecipe
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.manifest import Manifest, read_manifest
+from polar_ray.running.progress import Reporter, Silent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a tick ended.
+
+    Attributes:
+        kind: ``published``: there is a new version. ``nothing``: there was nothing to do. ``busy``: another tick works.
+        text: One line for a person.
+        version: The latest version's name.
+    """
+
+    kind: Literal["published", "nothing", "busy"]
+    text: str
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What there is to do.
+
+    Attributes:
+        shards: New shards, with what identifies them; of an unfinished tick if there is one.
+        retried: Runs with a newer generation.
+        datasets: The datasets of the latest version are not what the recipe says.
+        gone: Versions that have expired.
+        pointer: ``latest`` is not where it should be.
+    """
+
+    shards: dict[str, dict[str, Any]]
+    retried: dict[str, int]
+    datasets: bool
+    gone: list[Version]
+    pointer: bool
+
+    @property
+    def makes_version(self) -> bool:
+        return bool(self.shards or self.retried or self.datasets)
+
+    @property
+    def any(self) -> bool:
+        return bool(self.makes_version or self.gone or self.pointer)
+
+
+class Curation:
+    """A curation: its recipe, its output folder and a clock."""
+
+    def __init__(
+        self, recipe: CurateRecipe, *, reporter: Reporter | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._recipe = recipe
+        self._out = Storage.of(recipe.output.path, recipe.output.storage_options)
+        self._reporter = reporter or Silent()
+        self._clock = clock
+
+    def tick(self) -> Outcome:
+        """Does what there is to do; see ``curate``."""
+        state = read_state(self._out)
+        if not self._work(state).any:
+            return self._nothing(state)
+        leases = Storage.of(self._out.join("_curate", "lease"), self._out.options)
+        try:
+            lease = Lease.take(leases, self._recipe.lease_s, clock=self._clock)
+        except Busy as busy:
+            return Outcome("busy", f"another tick works since {busy.record.since} ({busy.record.owner}); nothing to do")
+        published = None
+        with lease:
+            while (work := self._work(state := read_state(self._out))).any:
+                if work.pointer and state.latest is not None:
+                    lease.check()
+                    point_to(self._out, state.latest)
+                if work.makes_version:
+                    state = self._publish(state, work, lease)
+                    published = state.latest
+                if gone := expired(state.versions, self._recipe.keep, self._clock()):
+                    lease.check()
+                    write_state(self._out, remove(self._out, state, gone), lease.token)
+                    self._reporter.say(f"removed {len(gone)} old versions")
+        if published is None:
+            return self._nothing(state)
+        return Outcome("published", self._words(state), published.name)
+
+    def _work(self, state: State) -> _Work:
+        listed = listed_shards(self._recipe, self._out, self._clock())
+        shards = new_shards(listed, state)
+        if state.pending is not None:
+            # What was begun is finished first, without what has vanished since.
+            shards = {path: identity for path, identity in shards.items() if path in state.pending.shards} or shards
+        return _Work(
+            shards=shards,
+            retried=retried_runs(self._out, state),
+            datasets=self._recipe.over == "all" and bool(state.shards) and state.datasets != self._datasets,
+            gone=expired(state.versions, self._recipe.keep, self._clock()),
+            pointer=not points_to(self._out, state.latest),
+        )
+
+    def _publish(self, state: State, work: _Work, lease: Lease) -> State:
+        """Makes a version and returns the state with it."""
+        begun = self._begin(state, work, lease)
+        name = begun.tick
+        scored = self._score(state, begun, work, lease) if begun.shards else {}
+        again: dict[str, Shard] = {}
+        for run, generation in work.retried.items():
+            known = {path: shard.identity for path, shard in state.shards.items() if shard.run == run}
+            again |= shards_of(self._out, run, generation, known)
+        shards = {**state.shards, **again, **scored}
+        table = shards if self._recipe.over == "all" else {**again, **scored}
+        manifests = {
+            key: read_manifest(run_folder(self._out, *key))
+            for key in {(shard.run, shard.generation) for shard in table.values()}
+        }
+        self._refuse_mixture(manifests)
+        folder = folder_of(name)
+        now = self._clock()
+        runs = [manifests[key] for key in sorted(manifests)]
+        manifest = write_table(self._out, f"{folder}/table", self._recipe, table, runs, now)
+        rows = self._derive(folder)
+        version = Version(name, now, sorted({shard.run for shard in table.values()}))
+        published = Published(
+            schema=SCHEMA,
+            version=name,
+            published=datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds"),
+            shards=len(table),
+            new=sorted(scored),
+            groups=manifest.counts["groups"],
+            candidates=manifest.counts["candidates"],
+            datasets=rows,
+            token=lease.token,
+        )
+        self._out.write_atomic(self._out.join(folder, "version.json"), encode(published))
+        state = msgspec.structs.replace(
+            state,
+            shards=shards,
+            pending=None,
+            versions=[*state.versions, version],
+            datasets=self._datasets,
+            last_tick=name,
+        )
+        lease.check()
+        # This write is the publication: from now on the shards count as done.
+        write_state(self._out, state, lease.token)
+        lease.check()
+        point_to(self._out, version)
+        return state
+
+    def _begin(self, state: State, work: _Work, lease: Lease) -> Pending:
+        """Writes down what the tick is going to do, or finds what an earlier one was about to."""
+        pending = state.pending
+        if pending is not None and (not pending.shards or work.shards.keys() & pending.shards.keys()):
+            self._reporter.say(f"finishing the tick of {pending.tick}")
+            # Those that were scored before they were rewritten keep the identity under which they were.
+            pending = Pending(
+                pending.tick,
+                {**work.shards, **{path: pending.shards[path] for path in work.shards if path in pending.shards}},
+            )
+        else:
+            if pending is not None:
+                self._out.delete_tree(self._out.join("runs", pending.tick))
+            pending = Pending(tick_name(state, self._clock()), work.shards)
+        self._write_pending(state, pending, lease)
+        return pending
+
+    def _write_pending(self, state: State, pending: Pending, lease: Lease) -> None:
+        lease.check()
+        write_state(self._out, msgspec.structs.replace(state, pending=pending, last_tick=pending.tick), lease.token)
+
+    def _score(self, state: State, pending: Pending, work: _Work, lease: Lease) -> dict[str, Shard]:
+        """Scores the shards of a tick into a run of their own, or goes on with it."""
+        folder = run_folder(self._out, pending.tick, 1)
+        recipe = self._recipe.scoring(sorted(pending.shards), folder.path)
+        if not (folder.is_finished() and _made_by(read_manifest(folder), recipe)):
+            # Ray is loaded only now that there is something to score.
+            from polar_ray.running.run import run
+
+            try:
+                run(recipe, fresh=folder.is_finished(), reporter=self._reporter)
+            except RecipeChanged as changed:
+                self._reporter.say(f"{changed}; starting this tick's run over")
+                pending = Pending(pending.tick, work.shards)
+                self._write_pending(state, pending, lease)
+                run(recipe, fresh=True, reporter=self._reporter)
+        return shards_of(self._out, pending.tick, 1, pending.shards)
+
+    def _refuse_mixture(self, manifests: dict[tuple[str, int], Manifest]) -> None:
+        """Raises RecipeChanged if the runs of a version were scored by different scorers."""
+        first, *others = sorted(manifests)
+        for other in others:
+            if manifests[other].fingerprints != manifests[first].fingerprints:
+                raise RecipeChanged(
+                    f"the scorer of {other[0]} is not that of {first[0]}, and rewards of two scorers do not compare; "
+                    "no version was published. Take back what changed in the scorer, or begin anew with another "
+                    "output.path, where all shards are scored again"
+                )
+
+    def _derive(self, folder: str) -> dict[str, int]:
+        """Derives the datasets of a version; returns their rows by name."""
+        from polar_ray.deriving.derive import derive
+
+        place = self._out.join(folder)
+        recipes = self._recipe.datasets(f"{place}/table", place)
+        # A tick that was interrupted may have derived from a table that lacked a shard.
+        return {name: derive(recipe, fresh=True).counts["rows"] for name, recipe in recipes.items()}
+
+    @property
+    def _datasets(self) -> str:
+        """What decides the datasets of a table."""
+        policies = {name: recipe.policy() for name, recipe in self._recipe.datasets("table", "version").items()}
+        policy = {"over": self._recipe.over, "datasets": policies}
+        return hashlib.sha256(msgspec.json.encode(policy, order="deterministic")).hexdigest()
+
+    def _nothing(self, state: State) -> Outcome:
+        latest = state.latest
+        where = f"; the latest version is {latest.name}" if latest is not None else ""
+        return Outcome("nothing", f"no new shards: nothing to do{where}", latest.name if latest is not None else None)
+
+    def _words(self, state: State) -> str:
+        latest = state.latest
+        assert latest is not None
+        shards = f"{len(state.shards):,} shards"
+        return f"published {self._out.join(folder_of(latest.name))}, and latest.json names it; {shards} are scored"
+
+
+def curate(recipe: CurateRecipe, *, reporter: Reporter | None = None) -> Outcome:
+    """Runs one tick of a curation.
+
+    Shards that are new since the tick before, or rewritten, are scored into a run of their own; then the recipe's
+    datasets are derived and published as a dated version, to which ``latest.json`` moves. A tick that was interrupted
+    is finished first. Of several ticks at once one works; the others return at once.
+
+    Args:
+        recipe: What to watch, score, derive and where to publish.
+        reporter: Is told how it goes; nobody by default.
+
+    Raises:
+        StateError: The record of earlier ticks is damaged or gone.
+        LeaseLost: This tick was taken for dead; nothing was published.
+        PolarRayError: As ``run`` and ``derive``; the next tick goes on where this one stopped.
+    """
+    return Curation(recipe, reporter=reporter).tick()
+
+
+def _made_by(manifest: Manifest, recipe: Recipe) -> bool:
+    """Whether a finished run was scored by a recipe's scorers, over its files."""
+    now = recipe.model_dump(mode="json")
+    paths = [entry["path"] for entry in manifest.inputs]
+    same = all(manifest.recipe.get(key) == now[key] for key in ("scorer", "scorers"))
+    return same and sorted(paths) == sorted(recipe.input.path)

@@ -1,0 +1,121 @@
+"""Versions: what a curation publishes, the pointer to the latest, and how old ones go.
+
+versions/2026-11-21T03-00-00Z/table/         the score table
+versions/2026-11-21T03-00-00Z/pairs/         a derived dataset for each name in ``derive``
+versions/2026-11-21T03-00-00Z/version.json   written last: what is in it
+latest.json                                  names the latest version; object stores have no symbolic links
+"""
+
+from typing import Any
+
+import msgspec
+
+from polar_ray.curating.records import decode, encode
+from polar_ray.curating.state import State, Version
+from polar_ray.data.storage import Storage
+from polar_ray.errors import NotFinished
+from polar_ray.recipe.curate import Retention
+
+SCHEMA = 1
+
+
+class Latest(msgspec.Struct, frozen=True):
+    """What ``latest.json`` says.
+
+    Attributes:
+        version: The version's name.
+        path: Its folder, from the folder in which ``latest.json`` lies.
+    """
+
+    schema: int
+    version: str
+    path: str
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What ``version.json`` says.
+
+    Attributes:
+        published: ISO 8601.
+        shards: Of the score table that it was derived from.
+        new: Paths of those that this version's tick scored.
+        groups: In that table.
+        candidates: In that table.
+        datasets: Rows of each derived dataset, by name.
+        token: Of the lease under which it was made.
+    """
+
+    schema: int
+    version: str
+    published: str
+    shards: int
+    new: list[str]
+    groups: int
+    candidates: int
+    datasets: dict[str, int]
+    token: int
+
+
+def folder_of(version: str) -> str:
+    """Returns a version's folder, from the output folder."""
+    return f"versions/{version}"
+
+
+def latest_version(path: str, *, storage_options: dict[str, Any] | None = None) -> str:
+    """Returns the folder of the latest version of a curation.
+
+    Args:
+        path: The curation's output folder.
+        storage_options: As in a recipe.
+
+    Raises:
+        NotFinished: No version was published yet.
+
+    Example:
+        >>> pairs = datasets.load_dataset(latest_version("out/curated") + "/pairs")
+    """
+    out = Storage.of(path, storage_options)
+    try:
+        latest = decode(out, out.join("latest.json"), Latest, SCHEMA)
+    except FileNotFoundError:
+        raise NotFinished(f"{path} has no latest.json: no version was published there yet") from None
+    return out.join(latest.path)
+
+
+def point_to(out: Storage, version: Version) -> None:
+    """Moves ``latest`` to a version."""
+    latest = Latest(SCHEMA, version.name, folder_of(version.name))
+    out.write_atomic(out.join("latest.json"), encode(latest))
+
+
+def points_to(out: Storage, version: Version | None) -> bool:
+    """Whether ``latest`` is where the state says: a tick may have ended in between."""
+    path = out.join("latest.json")
+    if version is None or not out.is_file(path):
+        return version is None
+    return decode(out, path, Latest, SCHEMA).version == version.name
+
+
+def expired(versions: list[Version], keep: Retention, now: float) -> list[Version]:
+    """Returns the versions that go: too many or too old, replaced long enough ago, and never the latest."""
+    gone = []
+    for place, version in enumerate(versions[:-1]):
+        replaced = versions[place + 1].published
+        too_many = place < len(versions) - keep.versions
+        too_old = keep.age_days is not None and now - version.published > keep.age_days * 86400
+        if (too_many or too_old) and now - replaced > keep.grace_h * 3600:
+            gone.append(version)
+    return gone
+
+
+def remove(out: Storage, state: State, gone: list[Version]) -> State:
+    """Deletes versions, and runs that no other version and no current shard needs; returns the state without them."""
+    kept = [version for version in state.versions if version not in gone]
+    needed = {shard.run for shard in state.shards.values()}.union(*(version.runs for version in kept))
+    for version in gone:
+        # The description first: a version without it is none.
+        out.delete(out.join(folder_of(version.name), "version.json"))
+        out.delete_tree(out.join(folder_of(version.name)))
+        for run in set(version.runs) - needed:
+            out.delete_tree(out.join("runs", run))
+    return msgspec.structs.replace(state, versions=kept)

@@ -1,0 +1,110 @@
+"""The recipe of scheduled curation: new shards in, scored once, a dated version of the derived datasets out."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from polar_ray.recipe.base import Part
+from polar_ray.recipe.derive import DeriveRecipe
+from polar_ray.recipe.document import Document
+from polar_ray.recipe.input import Input
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.recipe.run import Compute, Limits, Output
+from polar_ray.recipe.scorers import AnyScorer
+
+
+class Retention(Part):
+    """Which versions stay. The newest always does, and so does one that was replaced less than ``grace_h`` ago.
+
+    Attributes:
+        versions: How many at most.
+        age_days: Older ones go as well; None keeps them while there are few enough.
+        grace_h: Hours that whoever reads a version has left to finish once it is replaced.
+    """
+
+    versions: int = Field(default=7, ge=1)
+    age_days: float | None = Field(default=None, gt=0)
+    grace_h: float = Field(default=24, ge=0)
+
+
+class CurateRecipe(Document):
+    """What is watched, how it is scored, what is derived from it, and where versions go.
+
+    ``input``, ``scorer`` or ``scorers``, ``compute`` and ``limits`` are those of a run. ``derive`` holds the datasets
+    of a version by name, each a recipe of ``polar-ray derive`` without ``run`` and ``output``.
+
+    Attributes:
+        over: What a version is derived from: ``all`` current shards, or those of the ``tick`` that made it.
+        min_age_s: Shards that were written less than so many seconds ago wait for the next tick.
+        lease_s: Seconds after which a tick that no longer says that it works counts as dead. Clocks of machines that
+            take turns must agree to a small part of it.
+
+    Example:
+        >>> recipe = CurateRecipe.load("pipelines/curate_nightly.yaml", ["output.path=/tmp/curated"])
+        >>> list(recipe.derive)
+        ['pairs', 'best']
+    """
+
+    expected_keys: ClassVar[str] = "input, scorer, derive and output"
+
+    name: str = "curated"
+    input: Input
+    scorer: AnyScorer | None = None
+    scorers: dict[str, AnyScorer] = Field(default={})
+    derive: dict[str, dict[str, Any]]
+    over: Literal["all", "tick"] = "all"
+    output: Output
+    keep: Retention = Retention()
+    min_age_s: float = Field(default=0, ge=0)
+    lease_s: float = Field(default=300, gt=0)
+    compute: Compute = Compute()
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CurateRecipe":
+        if self.input.layout == "scattered":
+            raise ValueError(
+                "input.layout scattered brings a prompt's candidates together from all shards, which a tick does not "
+                "have; write a prompt's candidates into one shard and use layout candidates"
+            )
+        for name in self.derive:
+            if not name.isidentifier() or name in RESERVED:
+                raise ValueError(f"derive.{name}: the name must be letters, digits and _, and not {RESERVED[0]}")
+        # Both parts are checked by the recipes that they become.
+        self.scoring([], "/checked")
+        self.datasets("/checked", "/checked")
+        return self
+
+    def scoring(self, paths: list[str], output: str) -> Recipe:
+        """Returns the recipe that scores some shards into a folder."""
+        return Recipe.of(
+            {
+                "name": self.name,
+                "input": {**self.input.model_dump(mode="json"), "path": paths},
+                "scorer": None if self.scorer is None else self.scorer.model_dump(mode="json"),
+                "scorers": {name: scorer.model_dump(mode="json") for name, scorer in self.scorers.items()},
+                "output": {"path": output, "storage_options": self.output.storage_options},
+                "compute": self.compute.model_dump(mode="json"),
+                "limits": self.limits.model_dump(mode="json"),
+            }
+        )
+
+    def datasets(self, table: str, folder: str) -> dict[str, DeriveRecipe]:
+        """Returns the recipes that derive the datasets of a version, by name, from a score table into a folder."""
+        options = self.output.storage_options
+        return {
+            name: DeriveRecipe.of(
+                {
+                    "name": f"{self.name}-{name}",
+                    **part,
+                    "run": {"path": table, "storage_options": options},
+                    "output": {"path": f"{folder}/{name}", "storage_options": options},
+                },
+                where=f"derive.{name}",
+            )
+            for name, part in self.derive.items()
+        }
+
+
+RESERVED = ("table",)
+"""Names that a version's folder uses itself."""

@@ -1,0 +1,121 @@
+"""Retry: scores again what failed in a run, into the next generation of its score table."""
+
+import json
+from typing import Any
+
+from polar_ray.data.generations import generation, newest, run_of
+from polar_ray.data.listing import InputFile, list_input
+from polar_ray.data.scores import LISTED
+from polar_ray.errors import InputError, NotARun, RecipeChanged
+from polar_ray.recipe.overrides import apply_overrides
+from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.folder import RunFolder
+from polar_ray.running.identity import describe
+from polar_ray.running.manifest import Manifest, read_manifest
+from polar_ray.running.parent import parent_of
+from polar_ray.running.progress import Reporter, Silent
+from polar_ray.running.retrial import Retrial
+from polar_ray.running.run import score
+
+
+def retry(
+    run: str,
+    overrides: list[str] | None = None,
+    *,
+    allow_changed: bool = False,
+    fresh: bool = False,
+    reporter: Reporter | None = None,
+) -> Manifest:
+    """Scores again what has no score in the newest generation of a run, and what was a dead letter.
+
+    The next generation is a whole run folder, ``RUN/generations/2`` for the first retry. Groups with all their scores
+    keep them bit for bit. Scored again are groups with a candidate that is ``error``, ``crashed``, ``timeout`` or
+    ``non_finite`` (``too_long`` and ``truncated`` where the scorer's settings changed), groups whose content changed,
+    and rows that are no dead letters any more. A file is read anew when its size or modification time changed. Files
+    that are new since are left to a run of their own. Interrupted, the same call goes on.
+
+    Args:
+        run: The output folder of a finished run.
+        overrides: Changes of the recipe that the run's manifest holds, such as ``scorer.timeout_s=60``. Storage
+            options are not in a manifest: give those of the input and the output here, or in the environment.
+        allow_changed: The scorer may have changed since.
+        fresh: Delete an unfinished generation first.
+        reporter: Is told how it goes; nobody by default.
+
+    Returns:
+        The new generation's manifest, or that of the newest one where there is nothing to do.
+
+    Raises:
+        NotARun: There is no run, or the score table is that of a curation's version.
+        NotFinished: The run has not finished.
+        RecipeChanged: The scorer changed, or an unfinished retry was begun with other settings.
+        InputError: A file of the run's input is gone.
+    """
+    reporter = reporter or Silent()
+    options: dict[str, Any] = apply_overrides({}, overrides or []).get("output", {}).get("storage_options", {})
+    root = RunFolder.of(run_of(run)[0], options).path
+    folder, number = newest(root, options)
+    parent = RunFolder.of(folder, options)
+    manifest = read_manifest(parent)
+    if parent.storage.is_file(parent.join(LISTED)):
+        raise NotARun(
+            f"{parent.path} is the score table of a curation's version, whose parts belong to several runs; retry "
+            "those, in runs/ of the curation's output folder, and its next tick takes over what they give"
+        )
+    target = RunFolder.of(generation(root, number + 1), options)
+    output = {"path": target.path, "storage_options": options}
+    held = {**manifest.recipe, "input": {**manifest.recipe["input"], "storage_options": {}}, "output": output}
+    if manifest.parent is not None:
+        # The very table that the scorers were added to, though it may have a newer generation.
+        run, number_of = run_of(manifest.parent.path)
+        held["input"]["path"] = manifest.parent.path if number_of is not None else f"{run}/generations/1"
+    before = Recipe.of(held)
+    # Where it goes is the run's affair.
+    recipe = Recipe.of(held, [*(overrides or []), f"output.path={json.dumps(target.path)}"])
+    if _kinds(recipe) != _kinds(before):
+        raise RecipeChanged(
+            f"{parent.path} was scored by {_kinds(before)}, and rewards of {_kinds(recipe)} do not compare "
+            "with those; score with another scorer into another output.path"
+        )
+    files, new = _files(recipe, manifest)
+    recorded = {str(file["path"]): {key: file[key] for key in file if key != "path"} for file in manifest.inputs}
+    retrial = Retrial(
+        parent=parent,
+        manifest=manifest,
+        number=number + 1,
+        changed=frozenset(file.path for file in files if describe(file) != recorded[file.path]),
+        replanned=_layout(recipe) != _layout(before),
+        allow_changed=allow_changed,
+    )
+    if new:
+        reporter.say(
+            f"{new:,} files are new since the run; they are not in its table: score them in a run of their own"
+        )
+    differing = {name: before.named_scorers.get(name) != scorer for name, scorer in recipe.named_scorers.items()}
+    if not retrial.has_work(differing, recipe.input):
+        reporter.say(f"{parent.path} has no failed scores, no dead letters that would be read now; nothing to do")
+        return manifest
+    parent_run = parent_of(recipe)
+    return score(recipe, parent_run, target, files, fresh=fresh and target.is_run(), reporter=reporter, retrial=retrial)
+
+
+def _files(recipe: Recipe, manifest: Manifest) -> tuple[list[InputFile], int]:
+    """Returns the files of the run's input as they are now, in its order, and how many others there are."""
+    listed = {file.path: file for file in list_input(recipe.input)}
+    wanted = [str(file["path"]) for file in manifest.inputs]
+    gone = [path for path in wanted if path not in listed]
+    if gone:
+        raise InputError(
+            f"{len(gone)} files of the run's input are not there any more, {gone[0]} among them; put them back: a "
+            "retry reads from them what it scores again"
+        )
+    return [listed[path] for path in wanted], len(listed) - len(wanted)
+
+
+def _layout(recipe: Recipe) -> dict[str, Any]:
+    return recipe.input.model_dump(mode="json", exclude={"path", "storage_options"})
+
+
+def _kinds(recipe: Recipe) -> str:
+    """What kinds of scorers a recipe has, by their names."""
+    return ", ".join(f"{name}: {scorer.kind}" if name else scorer.kind for name, scorer in recipe.named_scorers.items())
