@@ -83,8 +83,8 @@ def derive_all(recipe: Recipe, say: Callable[[str], None]) -> None:
         except RecipeChanged as error:
             raise RecipeChanged(
                 f"derive.{name}: {folder.path} holds a dataset that was derived by another recipe, or before failed "
-                f"scores were retried. The score table is finished and kept; delete that folder, or give derive.{name}.output.path another one, and run the "
-                "same command again"
+                "scores were retried. The score table is finished and kept; delete that folder, or give "
+                f"derive.{name}.output.path another one, and run the same command again"
             ) from error
 
 
