@@ -106,7 +106,9 @@ def _score_and_write(splits: Dataset, job: Job, pools: list[Pool], attempts: Any
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
             accelerator_type=recipe.compute.accelerator_type if pool.gpus else None,
-            **_WHOLE,
+            # Ray Data wants to be told a number where there are GPUs. One row is one split, and so one block.
+            batch_size=1 if pool.gpus else None,
+            batch_format="pyarrow",
         )
     write = Write(job.folder, tuple(recipe.named_scorers), job.keep.generation if job.keep is not None else 1)
     return splits.map_batches(write, num_cpus=WRITE_CPUS, **_WHOLE)

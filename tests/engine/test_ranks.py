@@ -124,7 +124,7 @@ def test_polar_on_two_ranks_gives_the_original_rewards_until_one_is_killed() -> 
 def test_half_precision_stays_within_its_rounding_until_a_rank_hangs() -> None:
     sequences = make_sequences(40, 3)
     exact = make_engine().score(sequences)
-    engine = make_engine(dtype="bfloat16", ranks=2, rank_timeout_s=5)
+    engine = make_engine(dtype="bfloat16", ranks=2, rank_timeout_s=8)
     one, two = (
         float(np.sqrt(((scores - exact) ** 2).mean()))
         for scores in (make_engine(dtype="bfloat16").score(sequences), engine.score(sequences))
@@ -134,9 +134,9 @@ def test_half_precision_stays_within_its_rounding_until_a_rank_hangs() -> None:
     (child,) = children()
     child.send_signal(signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(DeviceLost, match="2 ranks of the model have not finished a forward within 5 s"):
+    with pytest.raises(DeviceLost, match="2 ranks of the model have not finished a forward within 8 s"):
         engine.score(SEQUENCES)
-    assert 4 < time.monotonic() - start < 20
+    assert 7 < time.monotonic() - start < 25
     engine.close()
 
 
