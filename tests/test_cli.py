@@ -257,7 +257,7 @@ def test_env_names_versions_and_devices(command: Run) -> None:
 def test_help_names_every_command(command: Run) -> None:
     code, output, _ = command("--help")
     assert code == 0
-    for name in ("run", "plan", "show", "env"):
+    for name in ("run", "plan", "show", "retry", "derive", "curate", "env"):
         assert re.search(rf"^ *{name} ", output, re.MULTILINE)
 
 

@@ -41,9 +41,7 @@ def _read(storage: Storage, path: str, type: type[RecordT], schema: int) -> Reco
     data = storage.read_bytes(path)
     found = msgspec.json.decode(data, type=_Versioned).schema
     if found != schema:
-        raise StateError(
-            f"{path} has schema {found}, and this version of polar_ray knows {schema}; use a newer version"
-        )
+        raise StateError(f"{path} has schema {found}, and this version of polar_ray knows {schema}; use a newer one")
     return msgspec.json.decode(data, type=type)
 
 

@@ -1,16 +1,17 @@
 """The recipe of scheduled curation: new shards in, scored once, a dated version of the derived datasets out."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from polar_ray.recipe.base import Part
-from polar_ray.recipe.derive import DeriveRecipe
+from polar_ray.recipe.derive import Derivation, DeriveRecipe
 from polar_ray.recipe.document import Document
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import Compute, Limits, Output
 from polar_ray.recipe.scorers import AnyScorer
+from polar_ray.recipe.selections import ScoreTable
 
 
 class Retention(Part):
@@ -51,7 +52,7 @@ class CurateRecipe(Document):
     input: Input
     scorer: AnyScorer | None = None
     scorers: dict[str, AnyScorer] = Field(default={})
-    derive: dict[str, dict[str, Any]]
+    derive: dict[str, Derivation]
     over: Literal["all", "tick"] = "all"
     output: Output
     keep: Retention = Retention()
@@ -70,9 +71,8 @@ class CurateRecipe(Document):
         for name in self.derive:
             if not name.isidentifier() or name in RESERVED:
                 raise ValueError(f"derive.{name}: the name must be letters, digits and _, and not {RESERVED[0]}")
-        # Both parts are checked by the recipes that they become.
+        # A run's part is checked by the recipe that it becomes.
         self.scoring([], "/checked")
-        self.datasets("/checked", "/checked")
         return self
 
     def scoring(self, paths: list[str], output: str) -> Recipe:
@@ -92,15 +92,10 @@ class CurateRecipe(Document):
     def datasets(self, table: str, folder: str) -> dict[str, DeriveRecipe]:
         """Returns the recipes that derive the datasets of a version, by name, from a score table into a folder."""
         options = self.output.storage_options
+        scores = ScoreTable(path=table, storage_options=options)
         return {
-            name: DeriveRecipe.of(
-                {
-                    "name": f"{self.name}-{name}",
-                    **part,
-                    "run": {"path": table, "storage_options": options},
-                    "output": {"path": f"{folder}/{name}", "storage_options": options},
-                },
-                where=f"derive.{name}",
+            name: part.from_table(
+                f"{self.name}-{name}", scores, Output(path=f"{folder}/{name}", storage_options=options)
             )
             for name, part in self.derive.items()
         }

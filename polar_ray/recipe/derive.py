@@ -32,7 +32,6 @@ class Derivation(Part):
     Exactly one of ``pairs``, ``best_of_n`` and ``labels`` is given. ``seed`` is the only source of chance.
     """
 
-    name: str = "derived"
     seed: int = Field(default=0, ge=0, lt=2**63)
     reward: Reward = Reward()
     candidates: Candidates = Candidates()
@@ -86,6 +85,10 @@ class Derivation(Part):
         """What is derived."""
         return "pairs" if self.pairs else "best_of_n" if self.best_of_n else "labels"
 
+    def from_table(self, name: str, run: ScoreTable, output: Output) -> "DeriveRecipe":
+        """Returns the whole recipe of this derivation from a score table."""
+        return DeriveRecipe.model_validate({**dict(self), "name": name, "run": run, "output": output})
+
 
 class DeriveRecipe(Derivation, Document):
     """A derivation, the score table that it starts from, and where its result goes.
@@ -98,6 +101,7 @@ class DeriveRecipe(Derivation, Document):
 
     expected_keys: ClassVar[str] = "run, output and pairs, best_of_n or labels"
 
+    name: str = "derived"
     run: ScoreTable
     output: Output
     compute: Workers = Workers()
@@ -124,8 +128,6 @@ class RunDerivation(Derivation):
 
     def of_run(self, key: str, run: Output) -> DeriveRecipe:
         """Returns the recipe of the derivation ``key`` of the run with the given output."""
-        parts = {name: value for name, value in self if name in self.model_fields_set}
         place = f"{run.path.rstrip('/')}/derived/{key}"
         output = self.output or Output(path=place, storage_options=run.storage_options)
-        table = ScoreTable(path=run.path, storage_options=run.storage_options)
-        return DeriveRecipe.model_validate({"name": key, **parts, "run": table, "output": output})
+        return self.from_table(key, ScoreTable(path=run.path, storage_options=run.storage_options), output)

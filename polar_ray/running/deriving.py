@@ -82,9 +82,9 @@ def derive_all(recipe: Recipe, say: Callable[[str], None]) -> None:
             derive(derivation, workers=RayTasks(derivation.compute.processes))
         except RecipeChanged as error:
             raise RecipeChanged(
-                f"derive.{name}: {folder.path} holds a dataset that was derived by another recipe. The score table is "
-                f"finished and kept; delete that folder, or give derive.{name}.output.path another one, and run the "
-                "same command again"
+                f"derive.{name}: {folder.path} holds a dataset that was derived by another recipe, or before failed "
+                "scores were retried. The score table is finished and kept; delete that folder, or give "
+                f"derive.{name}.output.path another one, and run the same command again"
             ) from error
 
 

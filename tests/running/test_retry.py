@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 from conftest import rows, write_jsonl, write_parquet
 from runs import PLACES, files_below, recipe, score_table
+from typer.testing import CliRunner
 
+from polar_ray.cli import app
 from polar_ray.data.generations import newest
 from polar_ray.data.scores import read_scores
 from polar_ray.errors import InputError, NotFinished, RecipeChanged
@@ -177,6 +179,14 @@ def test_with_nothing_to_do_a_retry_says_so_and_writes_nothing(retried: Retried)
     assert retry(str(retried.out), reporter=listening) == retried.manifest
     assert listening.said[-1].endswith("nothing to do")
     assert not (retried.out / "generations" / "3").exists()
+
+
+def test_the_command_tells_which_rows_come_from_which_generation(retried: Retried) -> None:
+    for command in ("retry", "show"):
+        result = CliRunner().invoke(app, [command, str(retried.out)])
+        assert result.exit_code == 0, result.output
+        assert "generation 2; rows by the generation that scored them: 12 from 1, 2 from 2\n" in result.output
+        assert f"score table: {retried.new}/scores/part-*.parquet\n" in result.output
 
 
 def test_an_interrupted_retry_goes_on(inputs: Path, retried: Retried, tmp_path: Path) -> None:
