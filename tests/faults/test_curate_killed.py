@@ -106,19 +106,19 @@ def test_of_two_ticks_one_works_and_when_it_is_killed_the_next_finishes_what_it_
     before = commits()
     assert 2 <= before < GROUPS
     assert "out/latest.json" not in place.names("out")
-    # A shard arrives meanwhile, and the lease of the killed one expires.
-    place.put("in/c.jsonl", data[GROUPS:])
+    # On local disk a shard arrives meanwhile. The lease of the killed one expires.
+    late = [] if place.environment else data[GROUPS:]
+    if late:
+        place.put("in/c.jsonl", late)
     _finish(curate)
     # Nothing twice and nothing lost, and the killed tick's splits were not scored again.
-    assert place.latest_rewards() == expected(*range(GROUPS + 2))
-    first, second = sorted({name.split("/")[2] for name in place.names("out/runs")})
-    assert before <= place.json(f"out/runs/{first}/manifest.json")["resumed_splits"] < GROUPS
-    versions = [place.json(f"out/versions/{name}/version.json") for name in (first, second)]
-    assert [(version["shards"], version["groups"]) for version in versions] == [(2, GROUPS), (3, GROUPS + 2)]
-    assert [[path.rsplit("/", 1)[-1] for path in version["new"]] for version in versions] == [
-        ["a.jsonl", "b.jsonl"],
-        ["c.jsonl"],
-    ]
+    assert place.latest_rewards() == expected(*range(GROUPS + len(late)))
+    runs = sorted({name.split("/")[2] for name in place.names("out/runs")})
+    assert before <= place.json(f"out/runs/{runs[0]}/manifest.json")["resumed_splits"] < GROUPS
+    versions = [place.json(f"out/versions/{name}/version.json") for name in runs]
+    told = [([path.rsplit("/", 1)[-1] for path in each["new"]], each["shards"], each["groups"]) for each in versions]
+    first = (["a.jsonl", "b.jsonl"], 2, GROUPS)
+    assert told == ([first, (["c.jsonl"], 3, GROUPS + 2)] if late else [first])
 
 
 def _finish(curate: Callable[[str], Any]) -> None:
