@@ -182,6 +182,7 @@ class Curation:
             )
         else:
             if pending is not None:
+                lease.check()
                 self._out.delete_tree(self._out.join("runs", pending.tick))
             pending = Pending(tick_name(state, self._clock()), work.shards)
         self._write_pending(state, pending, lease)
