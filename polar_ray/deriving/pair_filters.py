@@ -31,7 +31,7 @@ class Candidates:
         Rewards that are shown as 0.9 and 0.4 have a margin of 0.5, not of less.
         """
         largest = np.maximum(np.abs(self.chosen_reward), np.abs(self.chosen_reward - self.margin))
-        return np.spacing(largest.astype(np.float32)).astype(np.float64)
+        return np.asarray(np.spacing(largest.astype(np.float32)), np.float64)
 
 
 def keep_pairs(
