@@ -18,7 +18,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 12,
         "num_key_value_heads": 4,
     },
-    # internlm/POLAR-1_8B and internlm/POLAR-7B, by their config.json.
+    # Those of internlm2_5-1_8b, on which POLAR-1_8B is built.
     "polar-1.8b": {
         "hidden_size": 2048,
         "intermediate_size": 8192,
@@ -26,6 +26,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16,
         "num_key_value_heads": 8,
     },
+    # As in internlm/POLAR-7B's config.json.
     "polar-7b": {
         "hidden_size": 4096,
         "intermediate_size": 14336,

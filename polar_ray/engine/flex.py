@@ -147,6 +147,8 @@ def _flex(on_cuda: bool) -> Callable[..., Any]:
     # A program for each kind of layer, tokens or read-outs, one block or many. Beyond the limit it would run
     # uncompiled, without a word and with all scores in memory.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    # A softcap that might change from call to call cannot be compiled.
+    torch._dynamo.config.specialize_float = True
     return torch.compile(attention, dynamic=True)
 
 
