@@ -1,7 +1,6 @@
 """Deriving a dataset from a score table: streaming, on CPUs, without a model or the run's input."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from polar_ray.deriving.curve import CurveSums
 from polar_ray.deriving.derived_folder import DerivedFolder, DerivedManifest, Parent
 from polar_ray.deriving.exports.llama_factory import dataset_info
 from polar_ray.deriving.joining import Missing, join_sources
-from polar_ray.deriving.pool import Processes, Workers
+from polar_ray.deriving.pool import Processes, Workers, usable_cpus
 from polar_ray.deriving.quantile import find_bin, value_in_bin
 from polar_ray.deriving.shards import ShardWriter
 from polar_ray.deriving.statistics import Statistics, Sums
@@ -79,7 +78,7 @@ def derive(
         return finished
     units = plan_units(tables.first.parts)
     if workers is None:
-        workers = Processes(min(recipe.compute.processes or os.cpu_count() or 1, max(1, len(units))))
+        workers = Processes(min(recipe.compute.processes or usable_cpus(), max(1, len(units))))
     buckets = Storage.of(folder.join("_derive", "joined"), recipe.output.storage_options)
     work = Work(tables.first, recipe, wanted, join_sources(tables, wanted.columns, units, workers, buckets))
     if recipe.reward.combine and recipe.reward.combine.needs_table:

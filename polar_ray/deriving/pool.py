@@ -1,11 +1,13 @@
 """Runs a function over items in several processes of this machine, results in the order of the items."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from threading import Thread
 from typing import Protocol, TypeVar
 
@@ -14,6 +16,16 @@ Result = TypeVar("Result")
 
 WAITING = 2
 """Items per process that are under way or whose results wait for their turn: this bounds the memory."""
+
+
+def usable_cpus() -> int:
+    """Returns how many CPUs this process may use: by its affinity, and by the quota of its container (cgroup v2)."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return count
+    return count if quota == "max" else max(1, min(count, -(-int(quota) // int(period))))
 
 
 class Workers(Protocol):

@@ -7,6 +7,7 @@ counts those of that bin by the lower 16 bits. Counts add up over parts of the t
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -38,6 +39,11 @@ def lower_counts(rewards: np.ndarray, upper: int) -> np.ndarray:
     return np.bincount(inside & np.uint32(BINS - 1), minlength=BINS)
 
 
+def as_written(share: float) -> Fraction:
+    """Returns the decimal that a recipe says: 0.29 of 100 is 29, while the float nearest to 0.29 gives less."""
+    return Fraction(repr(float(share)))
+
+
 def find_bin(counts: np.ndarray, quantile: float) -> Bin | None:
     """Finds the bin of the quantile by the counts of the whole table; None if there are no rewards.
 
@@ -47,7 +53,7 @@ def find_bin(counts: np.ndarray, quantile: float) -> Bin | None:
     total = int(counts.sum())
     if total == 0:
         return None
-    rank = max(0, math.ceil(quantile * total) - 1)
+    rank = max(0, math.ceil(as_written(quantile) * total) - 1)
     upper = int(np.searchsorted(np.cumsum(counts), rank, side="right"))
     return Bin(upper, rank - int(counts[:upper].sum()))
 

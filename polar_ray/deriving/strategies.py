@@ -1,5 +1,6 @@
 """What pairs are proposed: each strategy as a function from the order of a block to places in it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import numpy as np
 from polar_ray.data.arrays import offsets
 from polar_ray.deriving.chance import draws, prompt_seeds, uniform
 from polar_ray.deriving.order import Order, spread
+from polar_ray.deriving.quantile import as_written
 from polar_ray.recipe.pairs import (
     Adjacent,
     AllPairs,
@@ -107,7 +109,9 @@ def _rejected(
             drawn = np.floor(uniform(draws(seeds, np.zeros(len(seeds)))) * (counts - 1)).astype(np.int64)
             return np.asarray(1 + drawn)
         case BestVsQuantile(quantile=quantile):
-            above_worst = np.floor(quantile * (counts - 1)).astype(np.int64)
+            sizes, which = np.unique(counts, return_inverse=True)
+            share = as_written(quantile)
+            above_worst = np.array([math.floor(share * (size - 1)) for size in sizes.tolist()], np.int64)[which]
             return np.asarray(np.maximum(1, counts - 1 - above_worst))
         case BestVsSigma(sigmas=sigmas):
             return np.asarray(_nearest(order, sigmas)[groups])

@@ -6,7 +6,7 @@ from typing import Any
 from polar_ray.data.generations import generation, newest, run_of
 from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.scores import LISTED
-from polar_ray.errors import InputError, NotARun, RecipeChanged
+from polar_ray.errors import InputError, NoFiles, NotARun, RecipeChanged
 from polar_ray.recipe.overrides import apply_overrides
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import RunFolder
@@ -101,8 +101,13 @@ def retry(
 
 def _files(recipe: Recipe, manifest: Manifest) -> tuple[list[InputFile], int]:
     """Returns the files of the run's input as they are now, in its order, and how many others there are."""
-    listed = {file.path: file for file in list_input(recipe.input)}
     wanted = [str(file["path"]) for file in manifest.inputs]
+    try:
+        found = list_input(recipe.input)
+    except NoFiles:
+        # A relative path means another place in another working directory.
+        found = list_input(recipe.input.model_copy(update={"path": wanted}))
+    listed = {file.path: file for file in found}
     gone = [path for path in wanted if path not in listed]
     if gone:
         raise InputError(

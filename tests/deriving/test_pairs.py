@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ STRATEGIES: list[dict[str, Any]] = [
     {"kind": "all_pairs"},
     {"kind": "best_vs_quantile", "quantile": 0.0},
     {"kind": "best_vs_quantile", "quantile": 0.3},
+    {"kind": "best_vs_quantile", "quantile": 0.29},
     {"kind": "best_vs_quantile", "quantile": 0.99},
     {"kind": "best_vs_sigma", "sigmas": 2.0},
     {"kind": "best_vs_sigma", "sigmas": 0.0},
@@ -97,7 +99,7 @@ def plain_proposals(rewards: list[float | None], strategy: dict[str, Any]) -> li
             return [(order[i], order[j]) for i in range(n) for j in range(i + 1, n)]
         case "best_vs_quantile":
             rising = order[::-1]
-            at = math.floor(strategy["quantile"] * (n - 1))
+            at = math.floor(Decimal(repr(strategy["quantile"])) * (n - 1))
             return [(order[0], rising[min(at, n - 2)])]
         case "best_vs_sigma":
             values = [float(np.float32(rewards[i])) for i in order]

@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter
+from decimal import Decimal
 from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from score_tables import group, score_table
 
@@ -197,14 +198,20 @@ FLOATS = st.one_of(
 
 
 @settings(deadline=None, max_examples=200)
-@given(rewards=st.lists(FLOATS, min_size=1, max_size=60), quantile=st.floats(0, 1), cut=st.integers(0, 60))
+@given(
+    rewards=st.lists(FLOATS, min_size=1, max_size=60),
+    quantile=st.floats(0, 1) | st.integers(0, 100).map(lambda percent: percent / 100),
+    cut=st.integers(0, 60),
+)
+@example(rewards=[float(number) for number in range(100)], quantile=0.07, cut=50)
 def test_the_quantile_of_a_table_is_exact(rewards: list[float], quantile: float, cut: int) -> None:
     parts = [np.array(rewards[:cut]), np.array(rewards[cut:])]
     bin_ = find_bin(sum((upper_counts(part) for part in parts), np.zeros(1, np.int64)), quantile)
     assert bin_ is not None
     value = value_in_bin(bin_, sum((lower_counts(part, bin_.upper) for part in parts), np.zeros(1, np.int64)))
     rising = sorted(rewards)
-    at_or_below = math.ceil(quantile * len(rewards))
+    # 0.07 of 100 is 7, while the product of the floats is a little more.
+    at_or_below = math.ceil(Decimal(repr(quantile)) * len(rewards))
     assert value == np.float32(rising[max(0, at_or_below - 1)])
 
 

@@ -310,6 +310,19 @@ def test_new_files_are_left_to_a_run_of_their_own_and_missing_ones_are_named(tmp
         retry(str(out))
 
 
+def test_a_retry_finds_an_input_that_was_named_from_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", rows(2))
+    monkeypatch.chdir(tmp_path)
+    run(recipe(Path("in"), tmp_path / "out"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    listening = Listening()
+    retry(str(tmp_path / "out"), reporter=listening)
+    assert listening.said[-1].endswith("nothing to do")
+
+
 def test_scattered_candidates_are_scored_again_by_partition(tmp_path: Path) -> None:
     inputs, out = tmp_path / "in", tmp_path / "out"
     lines = [

@@ -11,7 +11,7 @@ import msgspec
 
 from polar_ray.data.scores import open_scores, parts_of, table_folder
 from polar_ray.data.storage import Storage
-from polar_ray.deriving.pool import in_order
+from polar_ray.deriving.pool import in_order, usable_cpus
 from polar_ray.deriving.report.choosing import CATEGORIES, Chosen
 from polar_ray.deriving.report.content import content
 from polar_ray.deriving.report.examples import arranged, fitted, read_examples, wishes_of
@@ -83,7 +83,7 @@ def report(
     # A table without rewards has nothing to read.
     units = plan_units(parts_of(source)) if sources.scorers else []
     # Starting a process takes as long as measuring a few units.
-    workers = min(processes or min(os.cpu_count() or 1, len(units) // 8), len(units)) or 1
+    workers = min(processes or min(usable_cpus(), len(units) // 8), len(units)) or 1
 
     def told(step: str, results: Any, many: int) -> Any:
         for done, result in enumerate(results, 1):
