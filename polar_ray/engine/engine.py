@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -42,6 +43,8 @@ class Engine:
     read-outs are computed. The head runs in float32.
 
     A model that does not come out the same that way on a probe at start is run plainly, in padded batches.
+
+    Several threads may call it; they take turns.
 
     Attributes:
         device: Where the model runs.
@@ -90,6 +93,8 @@ class Engine:
         self.labels = model.labels
         self.share = share
         self.ranks = ranks
+        # The model's parts are exchanged while it runs, and the kernels have one workspace.
+        self._turn = threading.Lock()
         self._ranks: Ranks | None = None
         if ranks > 1:
             check_devices(self.device, ranks)
@@ -162,7 +167,7 @@ class Engine:
         waiting = np.arange(len(sequences))
         while len(waiting):
             # All of them, unless memory runs out.
-            with self._watched():
+            with self._turn, self._watched():
                 done, result = run([sequences[row] for row in waiting.tolist()])
             outputs[waiting[done]] = result
             waiting = np.delete(waiting, done)
@@ -173,7 +178,7 @@ class Engine:
         """Returns what ``score`` returns, from one plain forward of transformers per sequence: what it is held to."""
         if not sequences:
             return np.empty((0, self.labels), np.float32)
-        with self._watched():
+        with self._turn, self._watched():
             return self._outputs(self._read_alone(sequences)).array()
 
     def close(self) -> None:
