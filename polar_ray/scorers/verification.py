@@ -32,7 +32,7 @@ class Verification(msgspec.Struct, frozen=True):
         failed: Candidates that could not be scored again, most often for want of memory.
         sum_delta: Sum of |difference| over ``candidates``.
         max_delta: The largest |difference|.
-        worst: The ``prompt_id`` where the difference is largest.
+        worst: The ``prompt_id`` where the difference is largest; among those beyond the tolerance, if there are any.
         error: Why a candidate could not be scored again.
     """
 
@@ -47,7 +47,8 @@ class Verification(msgspec.Struct, frozen=True):
     error: str | None = None
 
     def __add__(self, other: "Verification") -> "Verification":
-        worst = max(self, other, key=lambda part: (part.max_delta, part.worst or ""))
+        # What is finite in one way only has no part in max_delta, and the tolerance grows with the reward.
+        worst = max(self, other, key=lambda part: (part.beyond > 0, part.max_delta, part.worst or ""))
         return Verification(
             tolerance=max(self.tolerance, other.tolerance),
             groups=self.groups + other.groups,
@@ -55,7 +56,7 @@ class Verification(msgspec.Struct, frozen=True):
             beyond=self.beyond + other.beyond,
             failed=self.failed + other.failed,
             sum_delta=self.sum_delta + other.sum_delta,
-            max_delta=worst.max_delta,
+            max_delta=max(self.max_delta, other.max_delta),
             worst=worst.worst,
             error=self.error or other.error,
         )
@@ -118,8 +119,8 @@ def verify(
     finite = np.isfinite(delta)
     one_way_only = np.isfinite(first) != np.isfinite(second)
     beyond = one_way_only | (delta > tolerance * np.maximum(1.0, np.abs(second)))
-    # What is finite in one way only is worse than any distance.
-    distance = np.where(one_way_only, np.inf, np.where(finite, delta, 0.0))
+    # What is finite in one way only is worse than any distance, and what is beyond is worse than what is not.
+    distance = np.where(one_way_only, np.inf, np.where(finite & (beyond | ~beyond.any()), delta, 0.0))
     return Verification(
         tolerance,
         groups=len(rows),
