@@ -15,7 +15,7 @@ from polar_ray.engine.batches import plan_batches
 from polar_ray.engine.device import Device, check_devices, pick_device
 from polar_ray.engine.kernels import load_kernels
 from polar_ray.engine.layout import lay_out
-from polar_ray.engine.linear import pack_linears
+from polar_ray.engine.linear import pack_linears, times_float32
 from polar_ray.engine.memory import attention_budget, free_bytes, give_back_memory, keep_freed_memory
 from polar_ray.engine.memory import token_budget as budget_for
 from polar_ray.engine.packed import PackedModel
@@ -33,6 +33,9 @@ from polar_ray.models.loaded import LoadedModel
 logger = logging.getLogger(__name__)
 
 Path = Literal["auto", "plain"]
+
+SLOW = 1.25
+"""How much slower than float32 half precision may measure before it is said."""
 
 
 class Engine:
@@ -109,6 +112,7 @@ class Engine:
         self._kernels = None
         if self.device.type == "cpu" and path == "auto":
             keep_freed_memory()
+            self._warn_of_slow_products()
             self._kernels = load_kernels() if dtype in ("float32", "bfloat16") else None
             pack_linears(self._backbone)
         self._packed = PackedModel(self._backbone, self._kernels)
@@ -121,6 +125,16 @@ class Engine:
         self.plain_because = self._why_plain(path)
         if self.plain_because is not None and path != "plain":
             logger.warning("%s is run plainly: %s.", type(self._backbone).__name__, self.plain_because)
+
+    def _warn_of_slow_products(self) -> None:
+        # Only a warning: a dtype that each machine chose for itself would give each its own scores.
+        if self.dtype != "float32" and (times := times_float32(TORCH_DTYPES[self.dtype])) > SLOW:
+            logger.warning(
+                "Matrix products in %s take %.1f times as long as in float32 on this processor. If there is memory for "
+                "it, dtype: float32 is faster, and more exact.",
+                self.dtype,
+                times,
+            )
 
     def _why_plain(self, path: Path) -> str | None:
         if path == "plain":
