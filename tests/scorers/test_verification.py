@@ -177,7 +177,8 @@ def test_a_large_reward_that_is_within_its_tolerance_is_not_the_worst(
 ) -> None:
     size = np.abs(scores.reward.to_numpy(zero_copy_only=False)[:24])
     large, small = int(size.argmax()), int(size.argmin())
-    assert size[large] > 1 and large // 3 != small // 3
+    assert size[large] > 1
+    assert large // 3 != small // 3
     # 0.95 of the tolerance for the one, 1.2 of it for the other.
     by_large, by_small = 0.95e-4 * size[large], 1.2e-4 * max(1.0, size[small])
     assert by_large > by_small
