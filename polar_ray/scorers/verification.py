@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from polar_ray.data.status import Status
+from polar_ray.errors import DeviceLost
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.encoded import candidate_counts
 from polar_ray.scorers.subset import take_groups
@@ -94,6 +95,9 @@ def verify(
         encoded: What the scorer's encoder made of them.
         scores: Their scores, one per candidate.
         rows: From ``sample``.
+
+    Raises:
+        DeviceLost: Nothing more can be scored in this process.
     """
     counts = candidate_counts(groups)
     chosen = np.zeros(len(counts), bool)
@@ -107,6 +111,8 @@ def verify(
     prompt_ids = np.repeat(groups.column("prompt_id").filter(pa.array(chosen)).to_numpy(), counts[chosen])
     try:
         again = scorer.rescore_table(*take_groups(groups, encoded, rows))
+    except DeviceLost:
+        raise
     except Exception as error:
         # A forward of one whole sequence may need memory that packed ones do not, and the scores stand without it.
         failed = pc.sum(compared).as_py() or 0

@@ -9,6 +9,7 @@ import torch
 import xxhash
 
 from polar_ray.data.group import Candidate, Group, Message, groups_to_table
+from polar_ray.errors import DeviceLost
 from polar_ray.models.internlm2 import load_internlm2_reward
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.encoded import id_lists
@@ -185,3 +186,14 @@ def test_a_large_reward_that_is_within_its_tolerance_is_not_the_worst(
     moved_both = moved(moved(scores, large, by_large), small, by_small)
     verified = verify(scorer, TABLE, encoded, moved_both, ROWS)
     assert (verified.beyond, verified.worst) == (1, f"p{small // 3}")
+
+
+def test_devices_that_are_lost_while_verifying_are_not_taken_for_a_candidate_that_failed(
+    encoded: pa.Table, scores: Scores
+) -> None:
+    # Nothing can be scored on them any more: the next split must not be the one that finds out.
+    spread = PolarScorer.from_pretrained(str(TINY), dtype="float32", device="cpu", self_check="numeric", ranks=2)
+    assert verify(spread, TABLE, encoded, scores, ROWS).beyond == 0
+    spread.engine.close()
+    with pytest.raises(DeviceLost):
+        verify(spread, TABLE, encoded, scores, ROWS)
