@@ -135,7 +135,7 @@ def _print_stages(console: Console, manifest: "Manifest") -> None:
             shown += f" (idle {time['waited']:.0%})"
         busy.append(shown)
     if busy:
-        console.print(f"busy: {', '.join(busy)}")
+        console.print(f"busy: {', '.join(busy)}", soft_wrap=True)
 
 
 def _ranked(ranks: list[int | None]) -> list[int]:

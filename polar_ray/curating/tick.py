@@ -141,7 +141,7 @@ class Curation:
         now = self._clock()
         runs = [manifests[key] for key in sorted(manifests)]
         manifest = write_table(self._out, f"{folder}/table", self._recipe, table, runs, now)
-        rows = self._derive(folder)
+        rows = self._derive(folder, lease)
         version = Version(name, now, sorted({shard.run for shard in table.values()}))
         published = Published(
             schema=SCHEMA,
@@ -182,6 +182,7 @@ class Curation:
             )
         else:
             if pending is not None:
+                lease.check()
                 self._out.delete_tree(self._out.join("runs", pending.tick))
             pending = Pending(tick_name(state, self._clock()), work.shards)
         self._write_pending(state, pending, lease)
@@ -219,14 +220,22 @@ class Curation:
                     "output.path, where all shards are scored again"
                 )
 
-    def _derive(self, folder: str) -> dict[str, int]:
-        """Derives the datasets of a version; returns their rows by name."""
+    def _derive(self, folder: str, lease: Lease) -> dict[str, int]:
+        """Derives the datasets of a version; returns their rows by name.
+
+        Deriving begins by deleting what is there: whoever lost the lease meanwhile must not do that to a version that
+        its successor has published.
+        """
         from polar_ray.deriving.derive import derive
 
         place = self._out.join(folder)
         recipes = self._recipe.datasets(f"{place}/table", place)
         # A tick that was interrupted may have derived from a table that lacked a shard.
-        return {name: derive(recipe, fresh=True).counts["rows"] for name, recipe in recipes.items()}
+        rows = {}
+        for name, recipe in recipes.items():
+            lease.check()
+            rows[name] = derive(recipe, fresh=True).counts["rows"]
+        return rows
 
     @property
     def _datasets(self) -> str:
@@ -236,9 +245,12 @@ class Curation:
         return hashlib.sha256(msgspec.json.encode(policy, order="deterministic")).hexdigest()
 
     def _nothing(self, state: State) -> Outcome:
-        latest = state.latest
-        where = f"; the latest version is {latest.name}" if latest is not None else ""
-        return Outcome("nothing", f"no new shards: nothing to do{where}", latest.name if latest is not None else None)
+        if (latest := state.latest) is None:
+            # The first shard may be yet to come, or the path may be a wrong one: whoever reads this can tell.
+            paths = self._recipe.input.path
+            shown = paths if isinstance(paths, str) else ", ".join(paths)
+            return Outcome("nothing", f"no shards in {shown} yet: nothing to do")
+        return Outcome("nothing", f"no new shards: nothing to do; the latest version is {latest.name}", latest.name)
 
     def _words(self, state: State) -> str:
         latest = state.latest

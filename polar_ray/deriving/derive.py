@@ -107,6 +107,7 @@ def derive(
             if progress is not None:
                 progress(done, len(units))
         if total.missing and recipe.run.missing == "error":
+            buckets.delete_tree(buckets.url)
             raise _not_joined(recipe, total.missing)
     manifest = DerivedManifest(
         task=recipe.task,

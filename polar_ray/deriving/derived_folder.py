@@ -121,8 +121,8 @@ class DerivedFolder:
             if storage.read_bytes(marker) == record:
                 return self.read_manifest()
             raise RecipeChanged(
-                f"{self.path} holds a dataset that was derived by another recipe or from another score table; give "
-                "another output.path, or delete it with --fresh"
+                f"{self.path} holds a dataset that was derived by another recipe, from another score table or by other "
+                "versions of the software; give another output.path, or delete it with --fresh"
             )
         else:
             self._clear()

@@ -24,6 +24,15 @@ class Candidates:
         self.chosen_reward = order.reward[chosen]
         self.margin = self.chosen_reward - order.reward[rejected]
 
+    @property
+    def rounding(self) -> np.ndarray:
+        """float64 [P]: how far a margin may be off, since both rewards are rounded to float32.
+
+        Rewards that are shown as 0.9 and 0.4 have a margin of 0.5, not of less.
+        """
+        largest = np.maximum(np.abs(self.chosen_reward), np.abs(self.chosen_reward - self.margin))
+        return np.asarray(np.spacing(largest.astype(np.float32)), np.float64)
+
 
 def keep_pairs(
     pairs: Proposals,
@@ -57,9 +66,9 @@ def _filters(block: Block, config: Pairs, texts: Texts) -> Iterator[tuple[str, C
     if config.ties == "drop":
         yield "tie", lambda pairs: pairs.margin > 0
     if config.min_margin > 0:
-        yield "margin_too_small", lambda pairs: pairs.margin >= config.min_margin
+        yield "margin_too_small", lambda pairs: pairs.margin >= config.min_margin - pairs.rounding
     if (most := config.max_margin) is not None:
-        yield "margin_too_large", lambda pairs: pairs.margin <= most
+        yield "margin_too_large", lambda pairs: pairs.margin <= most + pairs.rounding
     if (lowest := config.min_chosen) is not None:
         yield "chosen_too_low", lambda pairs: pairs.chosen_reward >= threshold(lowest)
     if config.above_reference is not None:

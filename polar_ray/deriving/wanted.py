@@ -110,11 +110,13 @@ def _scorer(name: str | None, names: list[str]) -> str:
 
 
 def _column(schema: pa.Schema, column: ScoreColumns, field: str) -> str:
-    for name in (column(field), field):
-        if name in schema.names and pa.types.is_list(schema.field(name).type):
-            return name
     lists = [other.name for other in schema if pa.types.is_list(other.type) and _is_number(other.type.value_type)]
-    raise RecipeError(f"the score table has no column {column(field)!r}; its columns of numbers are {', '.join(lists)}")
+    for name in (column(field), field):
+        if name in lists:
+            return name
+    raise RecipeError(
+        f"the score table has no column {column(field)!r} of numbers; those it has are {', '.join(lists)}"
+    )
 
 
 def _numeric(schema: pa.Schema, name: str) -> str:

@@ -120,8 +120,8 @@ class Pairs(Part):
         tie_break: How candidates with equal rewards are put in order, from which strategies take them: as the table has
             them, the shortest text first, or at random from the seed.
         ties: Whether a pair of equal rewards is made at all; ``keep`` makes the one that is first in the order chosen.
-        min_margin: Smallest difference of the rewards.
-        max_margin: Largest difference.
+        min_margin: Smallest difference of the rewards, whose own rounding to float32 does not count against it.
+        max_margin: Largest difference, likewise.
         min_chosen: Lowest reward of the chosen one.
         above_reference: The chosen one's reward must be above the reference's own.
         min_sigmas: The margin must be at least this many standard deviations of the difference:

@@ -115,7 +115,8 @@ class BestOfN(Part):
     Attributes:
         top_k: The best of each prompt; of equals the first. None takes any number.
         min_reward: Lowest reward.
-        min_quantile: In [0, 1]: the reward is at least this quantile of the rewards of the whole table.
+        min_quantile: In [0, 1]: the reward is at least this quantile of the rewards of the whole table, without
+            those of candidates that ``candidates`` leaves out by anything but their text.
         min_z: Lowest number of standard deviations above the mean of the prompt's candidates. Where all rewards of a
             prompt are equal it is 0.
         curve: Largest n of the N-curve (the expected best reward of n candidates) in the manifest; 0 leaves it out.

@@ -17,7 +17,7 @@ from runs import files_below
 from polar_ray.curating.tick import Curation, Outcome
 from polar_ray.curating.versions import latest_version
 from polar_ray.data.scores import read_scores
-from polar_ray.errors import PolarRayError, RecipeChanged, RecipeError
+from polar_ray.errors import LeaseLost, PolarRayError, RecipeChanged, RecipeError
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.manifest import read_manifest
@@ -110,7 +110,7 @@ def landing(tmp_path_factory: pytest.TempPathFactory, embedded_ray: None) -> Lan
 
 def test_before_the_first_shard_there_is_nothing_to_do(landing: Landing) -> None:
     outcome = landing.tick()
-    assert (outcome.kind, outcome.text) == ("nothing", "no new shards: nothing to do")
+    assert (outcome.kind, outcome.text) == ("nothing", f"no shards in {landing.inputs} yet: nothing to do")
     assert not landing.out.exists()
 
 
@@ -244,6 +244,29 @@ def test_a_tick_that_fails_loses_nothing_and_the_next_one_catches_up(landing: La
     assert landing.scored() == questions(50, 60)
     assert landing.rewards() == {**rewards_of(0, 1, extra=5), **rewards_of(10, 20, 30, 40, 41, 50, 60)}
     assert landing.tick().kind == "nothing"
+
+
+def test_a_tick_that_lost_its_lease_does_not_begin_another_dataset(landing: Landing) -> None:
+    write_jsonl(landing.inputs / "f2.jsonl", shard(65, groups=1))
+    before = landing.latest()
+    done = {path.parent.parent for path in landing.out.glob("versions/*/pairs/manifest.json")}
+    landing.now += HOUR
+
+    def clock() -> float:
+        """Hours pass once the first dataset of a new version is there."""
+        new = {path.parent.parent for path in landing.out.glob("versions/*/pairs/manifest.json")} - done
+        return landing.now + (HOUR if new else 0)
+
+    with pytest.raises(LeaseLost, match="nothing was published"):
+        Curation(landing.recipe(), clock=clock).tick()
+    [begun] = {path.parent.parent for path in landing.out.glob("versions/*/pairs/manifest.json")} - done
+    # Its successor may have published that version by now.
+    assert not (begun / "best").exists()
+    assert landing.latest() == before
+    assert landing.tick().kind == "published"
+    assert landing.latest() == begun
+    assert landing.rewards() == {**rewards_of(0, 1, extra=5), **rewards_of(10, 20, 30, 40, 41, 50, 60, 65)}
+    landing.scored()
 
 
 def test_a_pointer_that_was_not_moved_is_moved_by_the_next_tick(landing: Landing) -> None:

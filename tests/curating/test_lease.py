@@ -135,7 +135,7 @@ def test_old_leases_are_forgotten(tmp_path: object) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is damaged"), (b'{"schema": 1}', "is damaged"), (b'{"schema": 9}', "has schema 9.*use a newer version")],
+    [(b"", "is damaged"), (b'{"schema": 1}', "is damaged"), (b'{"schema": 9}', "has schema 9.*use a newer one")],
 )
 def test_a_damaged_lease_is_no_free_lease(tmp_path: object, content: bytes, message: str) -> None:
     folder = Storage.of(str(tmp_path))

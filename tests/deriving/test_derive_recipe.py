@@ -73,6 +73,7 @@ def schema(*names: str) -> pa.Schema:
 
 TWO = schema("reward_a", "status_a", "tokens_a", "sigma_a", "reward_b", "status_b", "tokens_b")
 ONE = schema("reward", "status", "tokens")
+WORDS = ONE.append(pa.field("verdict", pa.list_(pa.string())))
 
 
 def resolved(table: pa.Schema, **parts: Any) -> Wanted:
@@ -98,6 +99,7 @@ def test_no_column_of_text_is_wanted_for_pairs_by_rewards() -> None:
         (schema("other"), {}, "no column of rewards"),
         (ONE, {"reward": {"scorer": "c"}}, "a single one without a name, so leave reward.scorer out"),
         (TWO, {"reward": {"scorer": "b", "uncertainty": "sigma"}}, "no column 'sigma_b'"),
+        (WORDS, {"reward": {"uncertainty": "verdict"}}, "no column 'verdict' of numbers; those it has are reward"),
         (ONE, {"pairs": {"agreement": ["b"]}}, "no scorer 'b'"),
         (ONE, {"pairs": {"above_reference": {"column": "x"}}}, "no column 'x' with one number per prompt; it has none"),
     ],

@@ -100,6 +100,19 @@ def test_polar_rows_have_the_first_reference(tmp_path: Path) -> None:
     }
 
 
+def test_a_prompt_without_a_reference_costs_the_others_no_row(tmp_path: Path) -> None:
+    rows = [group("with", [1.0, 0.0]), group("without", [1.0, 0.0], references=[]), group("more", [1.0, 0.0])]
+    run = write_run(tmp_path / "run", score_table(rows))
+    data = {"run": {"path": str(run)}, "output": {"path": str(tmp_path / "out")}, "compute": {"processes": 1}}
+    manifest = derive(DeriveRecipe.of({**data, "pairs": {}, "export": {"kind": "polar"}}))
+    lines = (tmp_path / "out" / "data" / "train" / "part-00000.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["reference"] for line in lines] == [
+        [assistant("reference with")],
+        [assistant("reference more")],
+    ]
+    assert manifest.ledger == {"not_in_format": 1}
+
+
 def test_openrlhf_rows_are_conversations_that_it_reads_without_a_prompt_key(tmp_path: Path) -> None:
     [row] = exported(tmp_path, SKY, "It is blue.", "It is green.", {"kind": "openrlhf"})
     golden = golden_row("trl", "conv_implicit")

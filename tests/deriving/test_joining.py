@@ -193,6 +193,8 @@ def test_what_another_run_lacks_is_an_error_with_counts_and_examples(tmp_path: P
     )
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert list((tmp_path / "out").rglob("part-*")) == []
+    # Nor is anything left of the rows that were sorted to be joined.
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["derive.json"]
 
 
 def test_what_another_run_lacks_can_be_left_out_and_is_in_the_ledger(tmp_path: Path) -> None:

@@ -112,6 +112,24 @@ def test_margins_and_the_chosen_reward_are_bounded(
     assert made.ledger.counts() == (Counter({reason: 1}) if reason else Counter())
 
 
+@pytest.mark.parametrize(
+    ("rewards", "settings", "kept"),
+    [
+        # As float32 they are 0.4999999... apart.
+        ([0.9, 0.4], {"min_margin": 0.5}, True),
+        ([0.9, 0.4001], {"min_margin": 0.5}, False),
+        # As float32 they are 0.2000000... apart.
+        ([0.3, 0.1], {"max_margin": 0.2}, True),
+        ([0.3, 0.0999], {"max_margin": 0.2}, False),
+        ([-0.4, -0.9], {"min_margin": 0.5}, True),
+    ],
+)
+def test_a_margin_is_that_of_the_rewards_as_they_are_shown(
+    rewards: list[float], settings: dict[str, Any], kept: bool
+) -> None:
+    assert pair(made_of([group("p", rewards)], pairs=settings)) == ([(0, 1)] if kept else [])
+
+
 def test_lengths_may_differ_only_so_much() -> None:
     rows = [group("p", [2.0, 1.0], ["x" * 30, "y" * 20]), group("q", [2.0, 1.0], ["x" * 20, "y" * 31])]
     made = made_of(rows, pairs={"max_length_ratio": 1.5})

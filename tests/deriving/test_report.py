@@ -21,7 +21,7 @@ from score_tables import assistant, group, score_table, write_run
 
 from polar_ray.deriving.report.report import report
 from polar_ray.deriving.report.summary import summary
-from polar_ray.errors import ConservationError, NotARun, NotFinished, RecipeError
+from polar_ray.errors import ConservationError, NotARun, NotFinished, OutputError, RecipeError
 from polar_ray.running.run import run
 
 ROOT = Path(__file__).parents[2]
@@ -575,6 +575,33 @@ def test_a_table_that_is_not_whole_is_not_reported(tmp_path: Path) -> None:
     with pytest.raises(ConservationError, match="9 groups and its score table 6"):
         report(str(folder), str(tmp_path / "page.html"))
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_folder_in_the_pages_place_is_said_before_anything_is_read(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=f"give the page a name in it, such as {tmp_path}/report.html"):
+        report(str(folder), f"{tmp_path}/")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("labels", [["good", "bad"], {"c0": True}, [{"candidate_id": "c0", "correct": 1}], "c0"])
+def test_labels_of_another_shape_that_were_carried_unread_are_no_labels(tmp_path: Path, labels: Any) -> None:
+    fine = [{"candidate_id": "c0", "score": 1.0}, {"candidate_id": "c1", "score": 0.0}]
+    table = score_table(
+        [
+            group("odd", [1.0, 0.0], extra=json.dumps({"labels": labels})),
+            group("fine", [1.0, 0.0], extra=json.dumps({"labels": fine})),
+        ]
+    )
+    run = write_run(tmp_path / "run", table)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["recipe"]["input"] = {
+        "layout": "groups",
+        "columns": {"labels": "labels"},
+        "candidate_fields": {"candidate_id": "candidate_id"},
+    }
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    [shown] = report(str(run), str(tmp_path / "page.html"), processes=1)["scorers"][0]["labels"]
+    assert (shown["labelled"], shown["accuracy"]) == (2, 1.0)
 
 
 def test_what_is_no_finished_run_or_no_scorer_is_said(folder: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def test_a_model_has_as_many_threads_as_its_actor_was_given() -> None:
         "attempts": start_attempt_log(),
         "max_attempts": 2,
         "threads": 3,
+        "ranks": 1,
     }
     counted = ray.data.range(1).map_batches(
         Counting,

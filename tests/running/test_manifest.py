@@ -47,6 +47,7 @@ def test_it_has_every_key_and_no_other(manifest: dict[str, Any]) -> None:
         "startup_s",
         "parent",
         "verification",
+        "generation",
     }
 
 

@@ -33,7 +33,8 @@ class PairRows:
     @cached_property
     def reference(self) -> pa.ListArray:
         """``MESSAGES``: the first reference."""
-        return pc.list_element(self.texts.references, 0).take(pa.array(self.pairs.group))
+        # Prompts without any are in no pair, and have no first element either.
+        return pc.list_element(self.texts.references.take(pa.array(self.pairs.group)), 0)
 
     @cached_property
     def chosen(self) -> pa.ListArray:

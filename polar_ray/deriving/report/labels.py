@@ -76,7 +76,7 @@ def read_labels(
 ) -> dict[LabelKind, np.ndarray]:
     """Returns the labels of each kind: float64 [C], NaN where there is none; true is 1 and false 0.
 
-    Where a candidate has several labels of a kind, their mean.
+    Where a candidate has several labels of a kind, their mean. A row whose labels are of another shape has none.
     """
     rows = np.flatnonzero(
         pc.fill_null(pc.match_substring(extra, f'"{source.key}"'), False).to_numpy(zero_copy_only=False)
@@ -91,7 +91,12 @@ def read_labels(
     for row, text in zip(rows.tolist(), extra.take(pa.array(rows)).to_pylist(), strict=True):
         start, end = int(starts[row]), int(starts[row + 1])
         place_of = {name: start + place for place, name in enumerate(ids.slice(start, end - start).to_pylist())}
-        for label in decoder.decode(text).labels or ():
+        try:
+            labels = decoder.decode(text).labels
+        except msgspec.ValidationError:
+            # Labels that the run carried unread need not be what this name stands for elsewhere.
+            continue
+        for label in labels or ():
             place = place_of.get(str(label.candidate_id))
             if place is None:
                 continue

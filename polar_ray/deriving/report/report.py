@@ -21,7 +21,7 @@ from polar_ray.deriving.report.run_record import dead_letters, kinds_of, run_rec
 from polar_ray.deriving.report.sources import sources_of
 from polar_ray.deriving.report.survey import Survey, empty_survey, survey_unit
 from polar_ray.deriving.units import plan_units
-from polar_ray.errors import ConservationError
+from polar_ray.errors import ConservationError, OutputError
 
 SAMPLED = 20_000
 """Candidates, about, from which correlations of ranks are computed in a larger table."""
@@ -64,6 +64,7 @@ def report(
         NotARun: There is no run in the folder.
         NotFinished: The run has not finished.
         RecipeError: The table has no such scorer.
+        OutputError: ``output`` is a folder.
         ConservationError: The table does not hold the groups that the manifest counts.
 
     Example:
@@ -72,6 +73,9 @@ def report(
         276
     """
     started = time.monotonic()
+    target = Storage.of(output, storage_options if "://" in output else None)
+    if target.is_local and os.path.isdir(target.root):
+        raise OutputError(f"{output} is a folder; give the page a name in it, such as {output.rstrip('/')}/report.html")
     source = Storage.of(table_folder(run, storage_options), storage_options)
     dataset = open_scores(run, storage_options=storage_options)
     manifest = msgspec.json.decode(source.read_bytes(source.join("manifest.json")))
@@ -121,7 +125,6 @@ def report(
             "seconds": round(time.monotonic() - started, 2),
         },
     }
-    target = Storage.of(output, storage_options if "://" in output else None)
     target.write_atomic(target.url, page(data).encode())
     return data
 
