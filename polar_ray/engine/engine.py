@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from polar_ray.engine.batches import plan_batches
 from polar_ray.engine.device import Device, check_devices, pick_device
 from polar_ray.engine.kernels import load_kernels
 from polar_ray.engine.layout import lay_out
-from polar_ray.engine.linear import pack_linears
+from polar_ray.engine.linear import pack_linears, times_float32
 from polar_ray.engine.memory import attention_budget, free_bytes, give_back_memory, keep_freed_memory
 from polar_ray.engine.memory import token_budget as budget_for
 from polar_ray.engine.packed import PackedModel
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 Path = Literal["auto", "plain"]
 
+SLOW = 1.25
+"""How much slower than float32 half precision may measure before it is said."""
+
 
 class Engine:
     """Runs a causal model over sequences of any length.
@@ -42,6 +46,8 @@ class Engine:
     read-outs are computed. The head runs in float32.
 
     A model that does not come out the same that way on a probe at start is run plainly, in padded batches.
+
+    Several threads may call it; they take turns.
 
     Attributes:
         device: Where the model runs.
@@ -90,6 +96,8 @@ class Engine:
         self.labels = model.labels
         self.share = share
         self.ranks = ranks
+        # The model's parts are exchanged while it runs, and the kernels have one workspace.
+        self._turn = threading.Lock()
         self._ranks: Ranks | None = None
         if ranks > 1:
             check_devices(self.device, ranks)
@@ -104,6 +112,7 @@ class Engine:
         self._kernels = None
         if self.device.type == "cpu" and path == "auto":
             keep_freed_memory()
+            self._warn_of_slow_products()
             self._kernels = load_kernels() if dtype in ("float32", "bfloat16") else None
             pack_linears(self._backbone)
         self._packed = PackedModel(self._backbone, self._kernels)
@@ -116,6 +125,16 @@ class Engine:
         self.plain_because = self._why_plain(path)
         if self.plain_because is not None and path != "plain":
             logger.warning("%s is run plainly: %s.", type(self._backbone).__name__, self.plain_because)
+
+    def _warn_of_slow_products(self) -> None:
+        # Only a warning: a dtype that each machine chose for itself would give each its own scores.
+        if self.dtype != "float32" and (times := times_float32(TORCH_DTYPES[self.dtype])) > SLOW:
+            logger.warning(
+                "Matrix products in %s take %.1f times as long as in float32 on this processor. If there is memory for "
+                "it, dtype: float32 is faster, and more exact.",
+                self.dtype,
+                times,
+            )
 
     def _why_plain(self, path: Path) -> str | None:
         if path == "plain":
@@ -162,7 +181,7 @@ class Engine:
         waiting = np.arange(len(sequences))
         while len(waiting):
             # All of them, unless memory runs out.
-            with self._watched():
+            with self._turn, self._watched():
                 done, result = run([sequences[row] for row in waiting.tolist()])
             outputs[waiting[done]] = result
             waiting = np.delete(waiting, done)
@@ -173,7 +192,7 @@ class Engine:
         """Returns what ``score`` returns, from one plain forward of transformers per sequence: what it is held to."""
         if not sequences:
             return np.empty((0, self.labels), np.float32)
-        with self._watched():
+        with self._turn, self._watched():
             return self._outputs(self._read_alone(sequences)).array()
 
     def close(self) -> None:

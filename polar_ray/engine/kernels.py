@@ -37,7 +37,10 @@ ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_pytorch_tanh": 1}
 
 
 class Kernels:
-    """The compiled kernels. Tensors are float32 or bfloat16, on the CPU; strides as said are the caller's duty."""
+    """The compiled kernels. Tensors are float32 or bfloat16, on the CPU; strides as said are the caller's duty.
+
+    Calls of ``attention`` share a workspace, so they must not overlap.
+    """
 
     def __init__(self, path: Path) -> None:
         """Loads the library that ``compile_kernels`` made."""
@@ -185,13 +188,19 @@ def _pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-@cache
 def load_kernels() -> Kernels | None:
     """Returns the kernels, compiled on the first call on a machine, or None where there is no way to.
 
-    The library lies in the user's cache folder, under a name that says what it was compiled from, with and for.
-    ``POLAR_RAY_KERNELS=off`` in the environment does without.
+    Each call returns its own, so that engines in several threads do not write to one workspace. The library lies in
+    the user's cache folder, under a name that says what it was compiled from, with and for. ``POLAR_RAY_KERNELS=off``
+    in the environment does without.
     """
+    library = _library()
+    return None if library is None else Kernels(library)
+
+
+@cache
+def _library() -> Path | None:
     if os.environ.get("POLAR_RAY_KERNELS", "on") == "off":
         return None
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -199,7 +208,10 @@ def load_kernels() -> Kernels | None:
         logger.info("No C compiler was found, so the engine runs on torch's own operations, which is slower.")
         return None
     try:
-        return Kernels(compile_kernels(shlex.split(compiler)))
+        library = compile_kernels(shlex.split(compiler))
+        # Whether it can be loaded.
+        Kernels(library)
+        return library
     except (OSError, subprocess.SubprocessError) as error:
         told = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
         logger.warning(

@@ -20,6 +20,9 @@ _ATTENTION_PER_TOKEN = 8192
 def token_budget(config: Any, dtype: torch.dtype, device: torch.device, free: int | None = None) -> int:
     """Returns the tokens of one forward for which there is memory, and which are enough.
 
+    It is rounded down to a power of two, so that actors and later attempts that find a little more or less memory plan
+    alike: the last bits of a score depend on the plan.
+
     Args:
         config: The backbone's config.
         dtype: The backbone's dtype.
@@ -28,7 +31,10 @@ def token_budget(config: Any, dtype: torch.dtype, device: torch.device, free: in
     """
     free = free_bytes(device) if free is None else free
     enough = _ENOUGH[device.type]
-    return enough if free is None else max(1, min(enough, int(_USED * free) // bytes_per_token(config, dtype)))
+    if free is None:
+        return enough
+    fitting = max(1, int(_USED * free) // bytes_per_token(config, dtype))
+    return min(enough, 1 << (fitting.bit_length() - 1))
 
 
 def attention_budget(tokens: int) -> int:
@@ -62,13 +68,31 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     sizes = dict(line.split(":") for line in lines)
     free = int(sizes["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    try:
-        most = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return free
-    return free if most == "max" else min(free, int(most) - used)
+    left = free_of_group(Path("/sys/fs/cgroup"))
+    return free if left is None else min(free, left)
+
+
+def free_of_group(root: Path) -> int | None:
+    """Returns the bytes that this process' control group may still take, or None where it has no limit.
+
+    What it holds of files that were read (a checkpoint, say) counts as used by the kernel's figures, but is given back
+    when memory is asked for.
+
+    Args:
+        root: Where control groups are mounted, of version 2 or of version 1.
+    """
+    for folder, limit, usage, cached in (
+        (root, "memory.max", "memory.current", "inactive_file"),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = (folder / limit).read_text().strip()
+            used = int((folder / usage).read_text())
+            figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        return None if most == "max" else max(0, int(most) - used + int(figures.get(cached, 0)))
+    return None
 
 
 def keep_freed_memory() -> None:

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import ray
@@ -121,7 +121,11 @@ class Score:
         assert isinstance(self._scorer, RewardModelScorer)
         table = ids if ids is not None else self._scorer.encoder.encode(groups)
         rows = sample(groups, table, self._verify, at_least_one=at_least_one)
-        verified = verify(self._scorer, groups, table, scores, rows if attempt.deaths == 0 else rows[:0])
+        try:
+            verified = verify(self._scorer, groups, table, scores, rows if attempt.deaths == 0 else rows[:0])
+        except DeviceLost as error:
+            # The next split would fail and be blamed for it; this one is scored again without.
+            _end_process(error)
         if at_least_one and not verified.candidates:
             ray.get(self._attempts.unverified.remote(self._name))
         return verified
@@ -151,9 +155,7 @@ class Score:
             # What else a scorer raises here hit every group of the split. It becomes their status; the driver
             # stops the run when no split fares better.
             if isinstance(error, DeviceLost) or "CUDA error" in str(error):
-                # Either leaves the process unable to use its devices: only a new process helps.
-                logger.error("%s", error)
-                os._exit(1)
+                _end_process(error)
             candidates = sum(len(row) for row in groups.column("candidates"))
             return unscored(candidates, Status.ERROR, f"{type(error).__name__}: {error}", self._scorer.extras)
 
@@ -172,6 +174,12 @@ class Score:
 
     def _crash_message(self) -> str:
         return "scoring this group killed its process each time, also when it was scored alone"
+
+
+def _end_process(error: Exception) -> NoReturn:
+    """Ends a process that can no longer use its devices: only a new one helps."""
+    logger.error("%s", error)
+    os._exit(1)
 
 
 def _check_files(config: ScorerConfig, expected: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from polar_ray.data.status import Status
+from polar_ray.errors import DeviceLost
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.encoded import candidate_counts
 from polar_ray.scorers.subset import take_groups
@@ -32,7 +33,7 @@ class Verification(msgspec.Struct, frozen=True):
         failed: Candidates that could not be scored again, most often for want of memory.
         sum_delta: Sum of |difference| over ``candidates``.
         max_delta: The largest |difference|.
-        worst: The ``prompt_id`` where the difference is largest.
+        worst: The ``prompt_id`` where the difference is largest; among those beyond the tolerance, if there are any.
         error: Why a candidate could not be scored again.
     """
 
@@ -47,7 +48,8 @@ class Verification(msgspec.Struct, frozen=True):
     error: str | None = None
 
     def __add__(self, other: "Verification") -> "Verification":
-        worst = max(self, other, key=lambda part: (part.max_delta, part.worst or ""))
+        # What is finite in one way only has no part in max_delta, and the tolerance grows with the reward.
+        worst = max(self, other, key=lambda part: (part.beyond > 0, part.max_delta, part.worst or ""))
         return Verification(
             tolerance=max(self.tolerance, other.tolerance),
             groups=self.groups + other.groups,
@@ -55,7 +57,7 @@ class Verification(msgspec.Struct, frozen=True):
             beyond=self.beyond + other.beyond,
             failed=self.failed + other.failed,
             sum_delta=self.sum_delta + other.sum_delta,
-            max_delta=worst.max_delta,
+            max_delta=max(self.max_delta, other.max_delta),
             worst=worst.worst,
             error=self.error or other.error,
         )
@@ -93,6 +95,9 @@ def verify(
         encoded: What the scorer's encoder made of them.
         scores: Their scores, one per candidate.
         rows: From ``sample``.
+
+    Raises:
+        DeviceLost: Nothing more can be scored in this process.
     """
     counts = candidate_counts(groups)
     chosen = np.zeros(len(counts), bool)
@@ -106,6 +111,8 @@ def verify(
     prompt_ids = np.repeat(groups.column("prompt_id").filter(pa.array(chosen)).to_numpy(), counts[chosen])
     try:
         again = scorer.rescore_table(*take_groups(groups, encoded, rows))
+    except DeviceLost:
+        raise
     except Exception as error:
         # A forward of one whole sequence may need memory that packed ones do not, and the scores stand without it.
         failed = pc.sum(compared).as_py() or 0
@@ -118,8 +125,8 @@ def verify(
     finite = np.isfinite(delta)
     one_way_only = np.isfinite(first) != np.isfinite(second)
     beyond = one_way_only | (delta > tolerance * np.maximum(1.0, np.abs(second)))
-    # What is finite in one way only is worse than any distance.
-    distance = np.where(one_way_only, np.inf, np.where(finite, delta, 0.0))
+    # What is finite in one way only is worse than any distance, and what is beyond is worse than what is not.
+    distance = np.where(one_way_only, np.inf, np.where(finite & (beyond | ~beyond.any()), delta, 0.0))
     return Verification(
         tolerance,
         groups=len(rows),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ def test_no_reward_depends_on_company_or_budget(rows: list[int], budget: int) ->
     ENGINE.token_budget = budget
     rewards = ENGINE.score([SEQUENCES[row] for row in rows])[:, 0]
     np.testing.assert_allclose(rewards, REWARDS[rows], atol=1e-4, rtol=0)
+
+
+def test_threads_that_share_an_engine_or_a_process_get_the_rewards_that_one_gets() -> None:
+    engines = [make_engine(), make_engine()]
+    expected = engines[0].score(SEQUENCES)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda number: engines[number % 2].score(SEQUENCES), range(40)))
+    for rewards in found:
+        np.testing.assert_array_equal(rewards, expected)
 
 
 def test_the_token_that_is_read_is_the_last_one_even_if_it_is_the_pad_or_end_id() -> None:

@@ -1,5 +1,6 @@
 """The token budget, from the free memory and the model's shapes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from transformers import GPT2Config, LlamaConfig
 
 from polar_ray.engine import memory
-from polar_ray.engine.memory import attention_budget, bytes_per_token, free_bytes, token_budget
+from polar_ray.engine.memory import attention_budget, bytes_per_token, free_bytes, free_of_group, token_budget
 
 CPU = torch.device("cpu")
 SHAPES: dict[str, Any] = {
@@ -39,12 +40,40 @@ def test_free_memory_is_a_part_of_the_machines() -> None:
     assert 2**20 < free < 2**50
 
 
+def write_group(folder: Path, **files: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(f"{text}\n")
+
+
+def test_a_checkpoint_that_was_read_does_not_count_as_memory_in_use(tmp_path: Path) -> None:
+    # 14 of 16 GiB used, 12 of them file pages that the kernel gives back: as in a container that has loaded a model.
+    stat = f"anon {2 * 2**30}\nfile {12 * 2**30}\ninactive_file {12 * 2**30}\nactive_file 0"
+    write_group(tmp_path, max=str(16 * 2**30), current=str(14 * 2**30), stat=stat)
+    assert free_of_group(tmp_path) == 14 * 2**30
+
+
+def test_a_control_group_of_the_first_version_limits_as_well(tmp_path: Path) -> None:
+    write_group(tmp_path / "memory", limit_in_bytes="1000", usage_in_bytes="700", stat="total_inactive_file 50")
+    assert free_of_group(tmp_path) == 350
+
+
+def test_a_control_group_without_a_limit_takes_nothing_away(tmp_path: Path) -> None:
+    assert free_of_group(tmp_path) is None
+    write_group(tmp_path, max="max", current="700", stat="inactive_file 50")
+    assert free_of_group(tmp_path) is None
+
+
 def test_a_budget_takes_half_of_the_free_memory_and_no_more_than_is_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
     config = LlamaConfig(**SHAPES, num_attention_heads=32)
     each = bytes_per_token(config, torch.float32)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2000 * each)
-    assert token_budget(config, torch.float32, CPU) == 1000
-    assert token_budget(config, torch.bfloat16, CPU) == 2000
+    # Down to a power of two: actors that find a little more or less must plan alike.
+    assert token_budget(config, torch.float32, CPU) == 512
+    assert token_budget(config, torch.bfloat16, CPU) == 1024
+    assert token_budget(config, torch.float32, CPU, 2048 * each) == 1024
+    assert token_budget(config, torch.float32, CPU, 2047 * each) == 512
+    assert token_budget(config, torch.float32, CPU, 0) == 1
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**6 * each)
     assert token_budget(config, torch.float32, CPU) == 4096
     monkeypatch.setattr(memory, "free_bytes", lambda device: None)

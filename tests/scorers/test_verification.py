@@ -9,6 +9,7 @@ import torch
 import xxhash
 
 from polar_ray.data.group import Candidate, Group, Message, groups_to_table
+from polar_ray.errors import DeviceLost
 from polar_ray.models.internlm2 import load_internlm2_reward
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.encoded import id_lists
@@ -162,3 +163,37 @@ def test_sums_do_not_depend_on_the_order() -> None:
     expected = Verification(1e-4, groups=3, candidates=5, beyond=1, sum_delta=0.75, max_delta=0.25, worst="b")
     assert parts[0] + parts[1] + parts[2] == expected
     assert parts[2] + (parts[1] + parts[0]) == expected
+
+
+def test_a_prompt_that_is_named_as_the_worst_is_beyond_the_tolerance_where_any_is() -> None:
+    # Finite in one way only: there is no difference that could be larger than the other's.
+    lost = Verification(1e-4, groups=1, candidates=1, beyond=1, worst="lost")
+    good = Verification(1e-4, groups=1, candidates=2, sum_delta=1e-6, max_delta=1e-6, worst="unharmed")
+    for both in (lost + good, good + lost):
+        assert (both.beyond, both.worst, both.max_delta) == (1, "lost", 1e-6)
+
+
+def test_a_large_reward_that_is_within_its_tolerance_is_not_the_worst(
+    scorer: PolarScorer, encoded: pa.Table, scores: Scores
+) -> None:
+    size = np.abs(scores.reward.to_numpy(zero_copy_only=False)[:24])
+    large, small = int(size.argmax()), int(size.argmin())
+    assert size[large] > 1
+    assert large // 3 != small // 3
+    # 0.95 of the tolerance for the one, 1.2 of it for the other.
+    by_large, by_small = 0.95e-4 * size[large], 1.2e-4 * max(1.0, size[small])
+    assert by_large > by_small
+    moved_both = moved(moved(scores, large, by_large), small, by_small)
+    verified = verify(scorer, TABLE, encoded, moved_both, ROWS)
+    assert (verified.beyond, verified.worst) == (1, f"p{small // 3}")
+
+
+def test_devices_that_are_lost_while_verifying_are_not_taken_for_a_candidate_that_failed(
+    encoded: pa.Table, scores: Scores
+) -> None:
+    # Nothing can be scored on them any more: the next split must not be the one that finds out.
+    spread = PolarScorer.from_pretrained(str(TINY), dtype="float32", device="cpu", self_check="numeric", ranks=2)
+    assert verify(spread, TABLE, encoded, scores, ROWS).beyond == 0
+    spread.engine.close()
+    with pytest.raises(DeviceLost):
+        verify(spread, TABLE, encoded, scores, ROWS)
