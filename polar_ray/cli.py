@@ -38,11 +38,15 @@ def run(
         typer.Option("--verify", metavar="SHARE", help="Score this share of the groups again, plainly, and compare."),
     ] = None,
 ) -> None:
-    """Score a dataset of generations. The same command again resumes an interrupted run."""
+    """Score a dataset of generations. The same command again resumes an interrupted run.
+
+    The exit code is 1 where verification found rewards beyond the tolerance; the score table is whole all the same.
+    """
     from polar_ray.data.scores import sample
     from polar_ray.recipe.recipe import Recipe
     from polar_ray.running.progress import reporter
     from polar_ray.running.run import run as run_recipe
+    from polar_ray.running.verified import failed
     from polar_ray.showing import print_derived, print_groups, print_manifest
 
     wanted = [] if verify is None else [f"verify={verify}"]
@@ -52,6 +56,8 @@ def run(
         print_groups(sample(resolved.output.path, show, storage_options=resolved.output.storage_options))
     print_manifest(manifest, resolved.output.path)
     print_derived(resolved)
+    if any(failed(entry) for entry in manifest.verification.values()):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -125,6 +125,9 @@ def test_a_verification_that_failed_is_shown_as_such(command: Run, recipe: Path,
     text = " ".join(shown.split())
     assert "VERIFICATION FAILED. verification: 15 candidates of 5 groups scored again plainly, max |Δ| 0.5" in text
     assert "2 candidates are beyond the tolerance, worst in the group with prompt_id 'p0003'" in text
+    code, said, _ = command("run", recipe, "--verify", "1")
+    assert code == 1
+    assert "VERIFICATION FAILED" in said
 
 
 def test_a_share_beyond_all_is_refused(command: Run, recipe: Path) -> None:

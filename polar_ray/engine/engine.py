@@ -170,6 +170,7 @@ class Engine:
             float32 ``[N, labels]``.
 
         Raises:
+            TypeError: A sequence is no array of integers.
             ValueError: An id is outside the vocabulary, or a sequence is empty or longer than the model's positions.
             ScoringError: One sequence alone does not fit in memory.
             DeviceLost: The model is spread over several ranks, and one of them ended, hung or failed.
@@ -190,8 +191,10 @@ class Engine:
     @torch.inference_mode()
     def score_alone(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Returns what ``score`` returns, from one plain forward of transformers per sequence: what it is held to."""
-        if not sequences:
+        if not len(sequences):
             return np.empty((0, self.labels), np.float32)
+        for position, ids in enumerate(sequences):
+            self._check(position, ids)
         with self._turn, self._watched():
             return self._outputs(self._read_alone(sequences)).array()
 
@@ -204,6 +207,10 @@ class Engine:
         return contextlib.nullcontext() if self._ranks is None else self._ranks.watched()
 
     def _check(self, position: int, ids: np.ndarray) -> None:
+        if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
+            raise TypeError(
+                f"Sequence {position} must be a numpy array of integers, not {type(ids).__name__}: {ids!r:.80}"
+            )
         if len(ids) == 0:
             raise ValueError(f"Sequence {position} has no tokens.")
         if len(ids) > self.max_positions:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import ray
 
 from polar_ray.errors import PolarRayError
+from polar_ray.running.folder import RunFolder
 
 
 @dataclass
@@ -42,10 +43,13 @@ class AttemptLog:
     Should it die too, it starts again with no memory: splits get as many attempts as before, which are still bounded.
 
     Args:
+        folder: The run's; what its actors agreed on is kept there. None keeps it in memory.
         unverified: Scorers of which the next split is to be verified in part.
     """
 
-    def __init__(self, unverified: Iterable[str] = ()) -> None:
+    def __init__(self, folder: RunFolder | None = None, unverified: Iterable[str] = ()) -> None:
+        self._folder = folder
+        self._budgets = {} if folder is None else folder.read_budgets()
         self._unverified = set(unverified)
         self._records: dict[str, _Record] = {}
         self._starts: Counter[str] = Counter()
@@ -65,6 +69,18 @@ class AttemptLog:
     def ready_at(self) -> float | None:
         """Returns when the first actor was ready (Unix time of the driver's node), or None."""
         return self._ready_at
+
+    def agree(self, scorer: str, budget: int) -> int:
+        """Returns the token budget of the run's first actor of a scorer, which may be this one's.
+
+        Packs of other sizes add up in another order, so the last bits of a reward would depend on the free memory that
+        each actor happened to find.
+        """
+        if scorer not in self._budgets:
+            self._budgets[scorer] = budget
+            if self._folder is not None:
+                self._folder.write_budgets(self._budgets)
+        return self._budgets[scorer]
 
     def cannot_start(self, error: PolarRayError) -> None:
         """Notes that a scorer could not be made. No actor will do better, so the driver stops the run."""
@@ -110,10 +126,10 @@ class AttemptLog:
         return self._records.setdefault(key, _Record())
 
 
-def start_attempt_log(unverified: Iterable[str] = ()) -> "ray.actor.ActorHandle":
+def start_attempt_log(folder: RunFolder | None = None, unverified: Iterable[str] = ()) -> "ray.actor.ActorHandle":
     """Starts the log as an actor on the driver's node: it must not be lost with a worker's node."""
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
-    return log.options(scheduling_strategy=here).remote(list(unverified))
+    return log.options(scheduling_strategy=here).remote(folder, list(unverified))

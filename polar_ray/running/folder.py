@@ -4,6 +4,7 @@ scores/part-00000-00000.parquet        the score table, one part per split
 dead_letters/part-00000-00000.parquet  rows that could not become groups
 manifest.json                          written last: it is there exactly when the run has finished
 _run/run.json                          what the run is: recipe, inputs, fingerprints
+_run/token_budgets.json                how large forwards are, by scorer: all actors of a run pack alike
 _run/commits/00000-00000.json          one small record per finished split, written after its part
 _run/duplicates/00000-00000.json       what the search for duplicate prompts took out of a part
 _run/origins/00000-00000.json          in a generation: which rows of a part were scored in which
@@ -111,6 +112,11 @@ class RunFolder:
         return self.join("manifest.json")
 
     @property
+    def budgets(self) -> str:
+        """Path of the token budgets that the run's actors agreed on."""
+        return self.join("_run", "token_budgets.json")
+
+    @property
     def identity(self) -> str:
         """Path of the record of what the run is."""
         return self.join("_run", "run.json")
@@ -128,6 +134,17 @@ class RunFolder:
             records: list[Any] = [msgspec.json.decode(text, type=record) for text in data]
         names = [path.rsplit("/", 1)[-1].removesuffix(".json") for path in paths]
         return dict(zip(names, records, strict=True))
+
+    def read_budgets(self) -> dict[str, int]:
+        """Returns the token budgets that the run's actors agreed on, by scorer."""
+        if not self.storage.is_file(self.budgets):
+            return {}
+        budgets: dict[str, int] = msgspec.json.decode(self.storage.read_bytes(self.budgets), type=dict[str, int])
+        return budgets
+
+    def write_budgets(self, budgets: dict[str, int]) -> None:
+        """Writes them."""
+        self.storage.write_atomic(self.budgets, msgspec.json.encode(budgets))
 
     def is_finished(self) -> bool:
         """Whether the run in the folder has finished."""

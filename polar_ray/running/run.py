@@ -160,7 +160,7 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
     lost = 0
     while sources := todo.sources():
         before = tally.splits
-        attempts = start_attempt_log(_unverified(job.recipe, todo, tally))
+        attempts = start_attempt_log(job.folder, _unverified(job.recipe, todo, tally))
         clock.start()
         try:
             pipeline = dataset(job, sources, todo.committed, sized, attempts)

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pyarrow as pa
 import ray
@@ -20,6 +20,9 @@ from polar_ray.scorers.base import Scores
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
 from polar_ray.scorers.verification import Verification, sample, verify
+
+if TYPE_CHECKING:
+    from polar_ray.scorers.reward_model import RewardModelScorer
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,8 @@ class Score:
                 )
             _check_files(config, fingerprint)
             self._scorer = make_scorer(config, ranks)
+            if isinstance(config, RewardModel):
+                self._agree_on_budget()
         except PolarRayError as error:
             # Raised from here it would come out as a page of Ray's own words; the driver asks for it instead.
             ray.get(attempts.cannot_start.remote(error))
@@ -88,6 +93,13 @@ class Score:
                 scored = self._scored(envelope)
             self._idle_since = time.perf_counter()
             yield scored.waited(f"score:{self._name}", waited).to_block()
+
+    def _agree_on_budget(self) -> None:
+        """Packs as the run's other actors do, as far as there is memory for it here."""
+        engine = cast("RewardModelScorer", self._scorer).engine
+        engine.token_budget = min(
+            engine.token_budget, ray.get(self._attempts.agree.remote(self._name, engine.token_budget))
+        )
 
     def _scored(self, envelope: Envelope) -> Envelope:
         if self._failure is not None:

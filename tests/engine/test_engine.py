@@ -135,6 +135,14 @@ def test_non_finite_outputs_are_returned_as_they_are() -> None:
 def test_ids_that_the_model_cannot_take_are_refused(ids: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ENGINE.score([SEQUENCES[0], np.array(ids, np.int32)])
+    with pytest.raises(ValueError, match=message):
+        ENGINE.score_alone([np.array(ids, np.int32)])
+
+
+@pytest.mark.parametrize("ids", [[1, 2], np.array([1.0, 2.0]), torch.tensor([1, 2])], ids=["list", "floats", "tensor"])
+def test_what_is_no_array_of_integers_is_refused(ids: Any) -> None:
+    with pytest.raises(TypeError, match="Sequence 0 is no numpy array of integers but"):
+        ENGINE.score([ids])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

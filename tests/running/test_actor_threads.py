@@ -1,7 +1,7 @@
-"""A scoring actor's CPUs become the threads of its model, where its splits are scored."""
+"""A scoring actor's CPUs become the threads of its model, and all actors of a run pack alike."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -12,6 +12,7 @@ from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.scoring import Score
 from polar_ray.scorers.catalog import fingerprint_of
+from polar_ray.scorers.reward_model import RewardModelScorer
 
 MODEL = Path(__file__).parents[1] / "golden" / "polar" / "polar_tiny_a"
 
@@ -22,19 +23,22 @@ class Counting(Score):
     def __call__(self, block: pa.Table) -> Any:
         import torch
 
-        yield pa.table({"threads": [torch.get_num_threads()]})
+        budget = cast(RewardModelScorer, self._scorer).engine.token_budget
+        yield pa.table({"threads": [torch.get_num_threads()], "budget": [budget]})
 
 
 @pytest.mark.usefixtures("embedded_ray")
-def test_a_model_has_as_many_threads_as_its_actor_was_given() -> None:
+def test_a_model_has_as_many_threads_as_its_actor_was_given_and_the_budget_of_the_runs_first_actor() -> None:
     scorer = {"kind": "polar", "model": str(MODEL), "dtype": "float32", "device": "cpu", "self_check": "numeric"}
     config = Recipe.of({"input": {"path": "x"}, "scorer": scorer, "output": {"path": "y"}}).scorer
     assert config is not None
+    attempts = start_attempt_log()
+    assert ray.get(attempts.agree.remote("default", 512)) == 512
     arguments = {
         "name": "default",
         "config": config,
         "fingerprint": fingerprint_of(config),
-        "attempts": start_attempt_log(),
+        "attempts": attempts,
         "max_attempts": 2,
         "threads": 3,
         "ranks": 1,
@@ -47,4 +51,4 @@ def test_a_model_has_as_many_threads_as_its_actor_was_given() -> None:
         batch_size=None,
         batch_format="pyarrow",
     )
-    assert counted.take_all() == [{"threads": 3}]
+    assert counted.take_all() == [{"threads": 3, "budget": 512}]

@@ -1,10 +1,12 @@
 """The attempt log finds out which group kills the process that scores it."""
 
 import time
+from pathlib import Path
 
 import pytest
 
 from polar_ray.running.attempts import AttemptLog
+from polar_ray.running.folder import RunFolder
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_finishing_a_split_twice_does_no_harm(log: AttemptLog) -> None:
 
 
 def test_a_scorer_of_which_nothing_is_verified_has_the_next_split_verified() -> None:
-    log = AttemptLog(["polar"])
+    log = AttemptLog(unverified=["polar"])
     assert not log.begin("length:s1", "length").verify
     assert log.begin("polar:s1", "polar").verify
     assert not log.begin("polar:s2", "polar").verify
@@ -99,3 +101,12 @@ def test_the_first_actor_that_is_ready_ends_the_start_up() -> None:
     assert first is not None
     assert before <= first <= time.time()
     assert log.ready_at() == first
+
+
+def test_the_first_actor_of_a_scorer_says_how_much_is_packed_together_and_a_resumed_run_keeps_to_it(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder.of(str(tmp_path / "run"))
+    log = AttemptLog(folder)
+    assert [log.agree("polar", 4096), log.agree("polar", 8192), log.agree("other", 1024)] == [4096, 4096, 1024]
+    assert AttemptLog(folder).agree("polar", 16384) == 4096
