@@ -141,7 +141,7 @@ def test_ids_that_the_model_cannot_take_are_refused(ids: list[int], message: str
 
 @pytest.mark.parametrize("ids", [[1, 2], np.array([1.0, 2.0]), torch.tensor([1, 2])], ids=["list", "floats", "tensor"])
 def test_what_is_no_array_of_integers_is_refused(ids: Any) -> None:
-    with pytest.raises(TypeError, match="Sequence 0 is no numpy array of integers but"):
+    with pytest.raises(TypeError, match="Sequence 0 must be a numpy array of integers, not"):
         ENGINE.score([ids])
 
 
