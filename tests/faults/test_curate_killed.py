@@ -55,7 +55,7 @@ class Place:
         return sorted(found)
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=[pytest.param("local", marks=pytest.mark.slow), "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "local":
         yield Place(str(tmp_path / "place"), {}, Storage.of(str(tmp_path / "place")))

@@ -63,6 +63,7 @@ def submit(address: str, working_dir: Path, name: str, *overrides: str) -> list[
     return [RAY, "job", "submit", *options, "--", sys.executable, "jobs/score.py", "recipe.yaml", *overrides]
 
 
+@pytest.mark.slow
 def test_a_submitted_job_that_is_stopped_and_submitted_again_finishes_what_it_began(
     dashboard: tuple[Cluster, str], working_dir: Path, tmp_path: Path
 ) -> None:

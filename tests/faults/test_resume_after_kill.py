@@ -114,6 +114,7 @@ def test_a_run_killed_before_its_manifest_scores_nothing_again(inputs: Path, und
     assert_same_as(undisturbed, folder)
 
 
+@pytest.mark.slow
 def test_a_run_over_scattered_candidates_killed_and_started_again_leaves_the_same(
     tmp_path: Path, embedded_ray: None
 ) -> None:

@@ -60,8 +60,10 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory, embedded_r
     ("actors", "stalls"),
     # Three nodes with six CPUs. Three actors leave room for all else when two CPUs are gone; four fill what is left, so
     # that nothing can be read or written any more (ray-project/ray#44687).
-    [({"min": 1, "max": 3}, False), ({"min": 4, "max": 4}, True)],
-    ids=["with_room_left", "without_room_left"],
+    [
+        pytest.param({"min": 1, "max": 3}, False, id="with_room_left"),
+        pytest.param({"min": 4, "max": 4}, True, id="without_room_left", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_outlives_a_raylet_that_is_killed(
     actors: dict[str, int],

@@ -28,6 +28,7 @@ def ranks() -> list[psutil.Process]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would run on the devices")
+@pytest.mark.slow
 def test_an_actor_whose_rank_is_killed_is_replaced_and_the_scores_are_those_of_one_device(tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "in.jsonl", rows(GROUPS))
     with cluster("--num-cpus=4", "--num-gpus=2") as started:
