@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from polar_ray.deriving.block import Block
+from polar_ray.deriving.rank import ranks_within
 from polar_ray.deriving.statistics import Statistics
 from polar_ray.recipe.combine import Combine, MeanMinusStd, MeanMinusVariance, Minimum, Normalise, Vote, Weighted
 
@@ -96,19 +97,10 @@ def _by_prompt(values: np.ndarray, group: np.ndarray, config: Normalise) -> np.n
 
 def _shares_below(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """The share of the group's other values that each is above, equal ones counted half."""
-    order = np.lexsort((values, group))
-    ordered = values[order]
-    opens_group = np.diff(group, prepend=-1) != 0
-    opens_tie = opens_group.copy()
-    opens_tie[1:] |= ordered[1:] != ordered[:-1]
-    group_starts, tie_starts = np.flatnonzero(opens_group), np.flatnonzero(opens_tie)
-    group_sizes, tie_sizes = (np.diff(np.append(starts, len(values))) for starts in (group_starts, tie_starts))
-    below = np.repeat(tie_starts, tie_sizes) - np.repeat(group_starts, group_sizes)
-    others = np.repeat(group_sizes - 1, group_sizes)
-    points = below + (np.repeat(tie_sizes, tie_sizes) - 1) / 2
-    shares = np.empty(len(values))
-    shares[order] = np.divide(points, others, out=np.full(len(values), 0.5), where=others > 0)
-    return shares
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    sizes = np.diff(np.append(starts, len(group)))
+    others = np.repeat(sizes - 1, sizes)
+    return np.asarray(np.divide(ranks_within(group, values), others, out=np.full(len(values), 0.5), where=others > 0))
 
 
 def _votes(rewards: np.ndarray, stands: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -33,18 +33,43 @@ def rank(reward: pa.ListArray | pa.ChunkedArray) -> pa.ListArray:
     )
 
 
+def ranks_within(group: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Ranks each value among those of its group from 0, the lowest, up; ties share the mean of their places.
+
+    Args:
+        group: int64, sorted.
+        values: float64 without NaN.
+
+    Returns:
+        float64, as long as the values.
+    """
+    order, group_start, ties, sizes = _ties(group, values)
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat(ties + (sizes - 1) / 2, sizes) - group_start
+    return ranks
+
+
 def _rank_inside(group: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Returns the rank of each value among the values of its group. ``group`` is sorted; there is no NaN."""
-    order = np.lexsort((-values, group))
-    best_first = values[order]
+    order, group_start, ties, sizes = _ties(group, -values)
+    ranks = np.empty(len(values), np.int32)
+    ranks[order] = np.repeat(ties, sizes) - group_start
+    return ranks
+
+
+def _ties(group: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Sorts values inside their groups, which are sorted.
+
+    Returns:
+        The order; for each place in it, the first place of its group; the first place and the size of each tie.
+    """
+    order = np.lexsort((values, group))
+    ordered = values[order]
     # Sorting leaves every group where it was, so `group` describes the sorted values as well.
     opens_group = np.ones(len(values), np.bool_)
     opens_group[1:] = group[1:] != group[:-1]
     opens_tie = opens_group.copy()
-    opens_tie[1:] |= best_first[1:] != best_first[:-1]
-    place = np.arange(len(values))
-    group_start = np.maximum.accumulate(np.where(opens_group, place, 0))
-    tie_start = np.maximum.accumulate(np.where(opens_tie, place, 0))
-    ranks = np.empty(len(values), np.int32)
-    ranks[order] = tie_start - group_start
-    return ranks
+    opens_tie[1:] |= ordered[1:] != ordered[:-1]
+    group_start = np.maximum.accumulate(np.where(opens_group, np.arange(len(values)), 0))
+    ties = np.flatnonzero(opens_tie)
+    return order, group_start, ties, np.diff(np.append(ties, len(values)))

@@ -10,9 +10,10 @@ import reported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polar_ray.deriving.rank import ranks_within
 from polar_ray.deriving.report import pairwise
 from polar_ray.deriving.report.histogram import LENGTH_EDGES, Bins, bins_for, length_place, round_up
-from polar_ray.deriving.report.moments import CoMoments, Moments, ranks_within
+from polar_ray.deriving.report.moments import CoMoments, Moments
 from polar_ray.deriving.report.numbers import compact, count, duration, percent, size
 from polar_ray.deriving.report.page import embedded
 from polar_ray.deriving.report.within import longest_sums, within_sums

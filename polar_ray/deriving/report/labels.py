@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polar_ray.deriving.report.additive import Additive
 from polar_ray.deriving.report.sources import LabelSource
 from polar_ray.deriving.report.within import group_best, group_sums
 
@@ -30,7 +31,7 @@ class LabelKind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LabelSums:
+class LabelSums(Additive):
     """Of one scorer and one kind of label; prompts are those with two or more candidates with label and reward.
 
     Attributes:
@@ -62,13 +63,6 @@ class LabelSums:
     longest: float = 0.0
     oracle: float = 0.0
     lengths: int = 0
-
-    def __add__(self, other: "LabelSums") -> "LabelSums":
-        return LabelSums(*(one + two for one, two in zip(_values(self), _values(other), strict=True)))
-
-
-def _values(sums: LabelSums) -> tuple[Any, ...]:
-    return tuple(vars(sums).values())
 
 
 def read_labels(

@@ -11,6 +11,7 @@ from polar_ray.deriving.block import Block
 from polar_ray.deriving.curve import CurveSums, curve_sums
 from polar_ray.deriving.order import Order, best_first
 from polar_ray.deriving.quantile import Bin, lower_counts
+from polar_ray.deriving.report.additive import Additive
 from polar_ray.deriving.report.choosing import Chosen, choose
 from polar_ray.deriving.report.frame import STATUSES, Frame, frame_of
 from polar_ray.deriving.report.histogram import LENGTH_EDGES, Bins, length_place
@@ -56,7 +57,7 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class LengthSums:
+class LengthSums(Additive):
     """Rewards against one unit of length.
 
     Attributes:
@@ -72,15 +73,6 @@ class LengthSums:
     longest: LongestSums
     density: np.ndarray
     reward: np.ndarray
-
-    def __add__(self, other: "LengthSums") -> "LengthSums":
-        return LengthSums(
-            self.together + other.together,
-            self.within + other.within,
-            self.longest + other.longest,
-            self.density + other.density,
-            self.reward + other.reward,
-        )
 
 
 @dataclass(frozen=True)

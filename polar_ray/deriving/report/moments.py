@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polar_ray.deriving.rank import ranks_within
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -114,30 +116,3 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
     """Returns Spearman's correlation: Pearson's of the ranks, in which ties share the mean of their places."""
     together = np.zeros(len(x), np.int64)
     return CoMoments.of(ranks_within(together, x), ranks_within(together, y)).pearson
-
-
-def ranks_within(group: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Ranks each value among those of its group from 0 up; ties share the mean of their places.
-
-    Args:
-        group: int64, sorted.
-        values: float64 without NaN.
-
-    Returns:
-        float64, as long as the values.
-    """
-    order = np.lexsort((values, group))
-    ordered = values[order]
-    # Sorting leaves every group where it was, so `group` describes the sorted values as well.
-    opens_group = np.ones(len(values), bool)
-    opens_group[1:] = group[1:] != group[:-1]
-    opens_tie = opens_group.copy()
-    opens_tie[1:] |= ordered[1:] != ordered[:-1]
-    place = np.arange(len(values))
-    group_start = np.maximum.accumulate(np.where(opens_group, place, 0))
-    ties = np.flatnonzero(opens_tie)
-    lengths = np.diff(np.append(ties, len(values)))
-    middle = np.repeat(ties + (lengths - 1) / 2, lengths)
-    ranks = np.empty(len(values))
-    ranks[order] = middle - group_start
-    return ranks

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polar_ray.deriving.report.additive import Additive
 from polar_ray.deriving.report.frame import Frame
 from polar_ray.deriving.report.labels import LabelKind, LabelSums, label_pairs
 
@@ -44,7 +45,7 @@ class PairSums:
 
 
 @dataclass(frozen=True)
-class AgreementSums:
+class AgreementSums(Additive):
     """Of two scorers.
 
     Attributes:
@@ -56,9 +57,6 @@ class AgreementSums:
     both: int = 0
     told: int = 0
     same: int = 0
-
-    def __add__(self, other: "AgreementSums") -> "AgreementSums":
-        return AgreementSums(self.both + other.both, self.told + other.told, self.same + other.same)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polar_ray.deriving.report.moments import limited, ranks_within
+from polar_ray.deriving.rank import ranks_within
+from polar_ray.deriving.report.additive import Additive
+from polar_ray.deriving.report.moments import limited
 
 ENOUGH = 3
 """Candidates with a reward and a length that a prompt needs for a correlation of its own."""
 
 
 @dataclass(frozen=True)
-class WithinSums:
+class WithinSums(Additive):
     """Of two quantities x and y of candidates, compared inside prompts.
 
     Attributes:
@@ -29,16 +31,6 @@ class WithinSums:
     candidates: int = 0
     spearman: float = 0.0
     prompts: int = 0
-
-    def __add__(self, other: "WithinSums") -> "WithinSums":
-        return WithinSums(
-            self.xx + other.xx,
-            self.yy + other.yy,
-            self.xy + other.xy,
-            self.candidates + other.candidates,
-            self.spearman + other.spearman,
-            self.prompts + other.prompts,
-        )
 
     @property
     def pearson(self) -> float | None:
@@ -73,7 +65,7 @@ def within_sums(x: np.ndarray, y: np.ndarray, group: np.ndarray, groups: int) ->
 
 
 @dataclass(frozen=True)
-class LongestSums:
+class LongestSums(Additive):
     """How often the longest candidate of a prompt is the best, over prompts with two or more candidates.
 
     Attributes:
@@ -85,9 +77,6 @@ class LongestSums:
     prompts: int = 0
     hits: float = 0.0
     chance: float = 0.0
-
-    def __add__(self, other: "LongestSums") -> "LongestSums":
-        return LongestSums(self.prompts + other.prompts, self.hits + other.hits, self.chance + other.chance)
 
 
 def longest_sums(length: np.ndarray, reward: np.ndarray, group: np.ndarray, groups: int) -> LongestSums:
