@@ -10,6 +10,18 @@ from pathlib import Path
 
 import psutil
 
+COMMAND = """
+import sys
+from polar_ray.cli import main
+sys.argv = ["polar-ray", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+print("LOADED", *[name for name in ("ray", "torch", "transformers") if name in sys.modules])
+sys.exit(code)
+"""
+"""A program that runs the command line with its arguments and tells which of the heavy packages were loaded."""
 PATIENCE_S = 120.0
 """Seconds after which a test gives up waiting; nothing here takes a tenth of that on a quiet machine."""
 

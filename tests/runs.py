@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import Commit
+from polar_ray.running.progress import Silent
 
 TESTS = Path(__file__).parent
 TINY_POLAR = {
@@ -20,6 +21,16 @@ TINY_POLAR = {
 """A random checkpoint of POLAR's layout, whose order of two answers means nothing."""
 PLACES = ["input_file", "input_row"]
 """Columns of the score table that say where a group was read."""
+
+
+class Listening(Silent):
+    """Remembers what it is told of how things go."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 def recipe(path: Path | str | list[str], output: Path | str, *overrides: str, **parts: Any) -> Recipe:

@@ -42,6 +42,11 @@ NATIVE: dict[str, dict[str, Any]] = {
 
 def make_model(family: str, dtype: DType = "float32", **settings: Any) -> LoadedModel:
     config = getattr(transformers, f"{family}Config")(**SHAPES | (FUSED | NATIVE).get(family, {}) | settings)
+    return random_model(family, config, dtype)
+
+
+def random_model(family: str, config: Any, dtype: DType) -> LoadedModel:
+    """Returns a model of a family with random weights and a head of one label."""
     config._attn_implementation = exact_attention(config)
     torch.manual_seed(0)
     backbone = getattr(transformers, f"{family}Model")(config).requires_grad_(False).eval()
@@ -49,7 +54,8 @@ def make_model(family: str, dtype: DType = "float32", **settings: Any) -> Loaded
         # Larger than a fresh model's, so that attention is far from uniform and biases and norms count.
         parameter.data = torch.randn_like(parameter) * 0.15 + (0.5 if parameter.dim() == 1 else 0.0)
     backbone.to(TORCH_DTYPES[dtype])
-    return LoadedModel(backbone, linear_head(torch.randn(1, HIDDEN) / HIDDEN**0.5), VOCABULARY, POSITIONS)
+    head = linear_head(torch.randn(1, config.hidden_size) / config.hidden_size**0.5)
+    return LoadedModel(backbone, head, config.vocab_size, config.max_position_embeddings)
 
 
 def make_sequences(groups: int = 3, candidates: int = 4) -> list[np.ndarray]:

@@ -8,24 +8,16 @@ from pathlib import Path
 
 import pytest
 from processes import command, polar_ray, wait_for
+from runs import Listening
 
 from polar_ray.curating.schedule import Cron, Every, SystemClock, Times, keep_ticking
 from polar_ray.errors import RecipeError
-from polar_ray.running.progress import Silent
 
 START = datetime(2026, 11, 20, 22, 30, tzinfo=timezone.utc)
 
 
 class Enough(Exception):
     """The test has seen enough."""
-
-
-class Listening(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 class Clock:

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import rows, write_jsonl
+from processes import COMMAND
 from runs import recipe
 from score_tables import group, score_table, write_run
 
@@ -19,17 +20,6 @@ from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.running.run import run
 
 ROOT = Path(__file__).parents[2]
-COMMAND = """
-import sys
-from polar_ray.cli import main
-sys.argv = ["polar-ray", "derive", *sys.argv[1:]]
-try:
-    main()
-except SystemExit as end:
-    code = end.code or 0
-print("LOADED", *[name for name in ("ray", "torch", "transformers") if name in sys.modules])
-sys.exit(code)
-"""
 
 
 @pytest.mark.usefixtures("embedded_ray")
@@ -61,7 +51,12 @@ def test_pairs_come_from_the_table_that_a_run_left_and_from_nothing_else(tmp_pat
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+        [sys.executable, "-c", COMMAND, "derive", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
     )
 
 
@@ -91,7 +86,7 @@ def test_a_killed_derivation_leaves_no_process_and_the_next_one_is_whole(tmp_pat
     pairs = "pairs={strategy: {kind: all_pairs}, per_prompt: 1000}"
     arguments = ["pipelines/pairs.yaml", f"run.path={scored}", pairs, "compute.processes=2", "files.shard_rows=5000"]
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *arguments, f"output.path={tmp_path / 'killed'}"],
+        [sys.executable, "-c", COMMAND, "derive", *arguments, f"output.path={tmp_path / 'killed'}"],
         stdout=subprocess.DEVNULL,
         cwd=ROOT,
     )

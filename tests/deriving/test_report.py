@@ -16,6 +16,7 @@ import pytest
 import reported
 from conftest import rows as input_rows
 from conftest import write_jsonl
+from processes import COMMAND
 from runs import recipe
 from score_tables import assistant, group, score_table, write_run
 
@@ -615,19 +616,6 @@ def test_what_is_no_finished_run_or_no_scorer_is_said(folder: Path, tmp_path: Pa
         report(str(folder), str(tmp_path / "page.html"), scorer="short")
 
 
-COMMAND = """
-import sys
-from polar_ray.cli import main
-sys.argv = ["polar-ray", "report", *sys.argv[1:]]
-try:
-    main()
-except SystemExit as end:
-    code = end.code or 0
-print("LOADED", *[name for name in ("ray", "torch", "transformers") if name in sys.modules])
-sys.exit(code)
-"""
-
-
 @pytest.mark.usefixtures("embedded_ray")
 def test_the_command_reports_what_a_run_left(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", input_rows(5, candidates=3))
@@ -637,7 +625,7 @@ def test_the_command_reports_what_a_run_left(tmp_path: Path) -> None:
     source.unlink()
     page = tmp_path / "page.html"
     result = subprocess.run(
-        [sys.executable, "-c", COMMAND, str(tmp_path / "run"), "--output", str(page), "--processes", "1"],
+        [sys.executable, "-c", COMMAND, "report", str(tmp_path / "run"), "--output", str(page), "--processes", "1"],
         capture_output=True,
         text=True,
         timeout=120,

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tiny_models import random_model
 
 from polar_ray.engine import fused
 from polar_ray.engine.engine import Engine
 from polar_ray.engine.probe import NARROW, probe_sequences
-from polar_ray.models.dtype import TORCH_DTYPES, DType
-from polar_ray.models.loaded import LoadedModel, exact_attention, linear_head
+from polar_ray.models.dtype import DType
+from polar_ray.models.loaded import LoadedModel
 
 torch.set_num_threads(1)
 VOCABULARY, POSITIONS, HIDDEN, WINDOW = 300, 400, 64, 90
@@ -41,13 +42,7 @@ def make_model(family: str, dtype: DType = "float32", **settings: Any) -> Loaded
         **WINDOWED[family],
         **settings,
     )
-    config._attn_implementation = exact_attention(config)
-    torch.manual_seed(0)
-    backbone = getattr(transformers, f"{family}Model")(config).requires_grad_(False).eval()
-    for parameter in backbone.parameters():
-        parameter.data = torch.randn_like(parameter) * 0.15 + (0.5 if parameter.dim() == 1 else 0.0)
-    backbone.to(TORCH_DTYPES[dtype])
-    return LoadedModel(backbone, linear_head(torch.randn(1, HIDDEN) / 8), VOCABULARY, POSITIONS)
+    return random_model(family, config, dtype)
 
 
 def beyond_the_window() -> list[np.ndarray]:

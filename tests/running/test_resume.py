@@ -8,24 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 from conftest import rows, write_jsonl, write_parquet
-from runs import files_below, part_files, recipe
+from runs import Listening, files_below, part_files, recipe
 
 from polar_ray.errors import NotARun, RecipeChanged
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.running.progress import Silent
 from polar_ray.running.run import run
 
 pytestmark = pytest.mark.usefixtures("embedded_ray")
-
-
-class Listening(Silent):
-    """Remembers what a run says."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")

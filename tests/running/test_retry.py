@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from conftest import rows, write_jsonl, write_parquet
-from runs import PLACES, files_below, recipe, score_table
+from runs import PLACES, Listening, files_below, recipe, score_table
 from typer.testing import CliRunner
 
 from polar_ray.cli import app
@@ -17,21 +17,10 @@ from polar_ray.data.scores import read_scores
 from polar_ray.errors import InputError, NotFinished, RecipeChanged
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.manifest import Manifest
-from polar_ray.running.progress import Silent
 from polar_ray.running.retry import retry
 from polar_ray.running.run import run
 
 pytestmark = pytest.mark.usefixtures("embedded_ray")
-
-
-class Listening(Silent):
-    """Remembers what a retry says."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def flaky(inputs: Path, output: Path, *overrides: str, layout: str = "groups") -> Recipe:

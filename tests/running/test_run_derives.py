@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import rows, write_jsonl
-from runs import files_below, recipe
+from runs import Listening, files_below, recipe
 
 from polar_ray.deriving.derive import derive
 from polar_ray.errors import RecipeChanged, RecipeError
@@ -18,22 +18,11 @@ from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.derivations import check_derivations
 from polar_ray.running.plan import plan
-from polar_ray.running.progress import Silent
 from polar_ray.running.run import run
 
 ROOT = Path(__file__).parents[2]
 PAIRS = {"pairs": {"min_margin": 2}, "export": {"kind": "trl_preference"}}
 BEST = {"best_of_n": {"top_k": 1}, "export": {"kind": "trl_sft"}}
-
-
-class Listening(Silent):
-    """Remembers what a run says."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def wanted(folder: Path, *overrides: str, **parts: Any) -> Recipe:
