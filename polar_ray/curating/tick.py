@@ -25,6 +25,7 @@ from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.manifest import Manifest, read_manifest
 from polar_ray.running.progress import Reporter, Silent
+from polar_ray.scorers.fingerprint import same_scorers
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Curation:
         """Raises RecipeChanged if the runs of a version were scored by different scorers."""
         first, *others = sorted(manifests)
         for other in others:
-            if manifests[other].fingerprints != manifests[first].fingerprints:
+            if not same_scorers(manifests[other].fingerprints, manifests[first].fingerprints):
                 raise RecipeChanged(
                     f"the scorer of {other[0]} is not that of {first[0]}, and rewards of two scorers do not compare; "
                     "no version was published. Take back what changed in the scorer, or begin anew with another "

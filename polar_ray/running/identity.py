@@ -5,12 +5,18 @@ from importlib import metadata
 from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 
 from polar_ray import __version__
 from polar_ray.data.listing import InputFile
 from polar_ray.errors import RecipeChanged
+from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import RunFolder
+from polar_ray.scorers.fingerprint import completed
+
+WITHOUT_EFFECT = {"path", "storage_options"}
+"""Settings of the input that do not decide what is read: the files themselves are recorded."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -30,9 +36,23 @@ class Identity(msgspec.Struct, frozen=True):
     def of(recipe: Recipe, files: list[InputFile], fingerprints: dict[str, dict[str, str]]) -> "Identity":
         """Builds the identity of a run about to start."""
         return Identity(
-            input=recipe.input.model_dump(mode="json", exclude={"path", "storage_options"}),
+            input=recipe.input.model_dump(mode="json", exclude=WITHOUT_EFFECT),
             files={file.path: describe(file) for file in files},
             fingerprints=fingerprints,
+        )
+
+    def completed(self, now: "Identity") -> "Identity":
+        """Returns the record of an earlier version as this version writes it, to be compared with what a run is now.
+
+        A setting that the record does not hold is one that its version did not know yet, so it was at its default.
+        """
+        return Identity(
+            input=_with_defaults(self.input),
+            files=self.files,
+            fingerprints={
+                name: completed(fingerprint, now.fingerprints.get(name, {}))
+                for name, fingerprint in self.fingerprints.items()
+            },
         )
 
 
@@ -63,7 +83,7 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
             folder.check_free()
         storage.write_atomic(folder.identity, msgspec.json.encode(identity))
         return
-    earlier = msgspec.json.decode(storage.read_bytes(folder.identity), type=Identity)
+    earlier = msgspec.json.decode(storage.read_bytes(folder.identity), type=Identity).completed(identity)
     before, now = _flat(msgspec.to_builtins(earlier)), _flat(msgspec.to_builtins(identity))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
@@ -84,6 +104,17 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in ("ray", "pyarrow", "torch", "transformers")},
     }
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the input settings of a record with those that it does not hold at their defaults."""
+    try:
+        # A record has no path, which says nothing of what a run is, and the model wants one.
+        complete = Input.model_validate({**settings, "path": "recorded"})
+    except ValidationError:
+        # A later version's settings: they differ from those of today, and are named as they are.
+        return settings
+    return {**settings, **complete.model_dump(mode="json", exclude=WITHOUT_EFFECT)}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -24,6 +24,7 @@ from polar_ray.running.keep import Index, Keep, origins_path, rows_by_generation
 from polar_ray.running.manifest import Generation, Manifest, Source
 from polar_ray.running.progress import Reporter
 from polar_ray.running.tally import Tally
+from polar_ray.scorers.fingerprint import changed_keys
 
 FAILED = frozenset(status.value for status in (Status.ERROR, Status.CRASHED, Status.TIMEOUT, Status.NON_FINITE))
 """Statuses that another attempt may change, whatever their cause was."""
@@ -70,7 +71,7 @@ class Retrial:
         """Returns by scorer the statuses that are worth another attempt."""
         before = self.manifest.fingerprints
         return {
-            name: FAILED if fingerprint == before[name] else FAILED | OF_THE_SETTINGS
+            name: FAILED | OF_THE_SETTINGS if changed_keys(before[name], fingerprint) else FAILED
             for name, fingerprint in fingerprints.items()
         }
 
@@ -84,8 +85,7 @@ class Retrial:
         changed = sorted(
             ".".join(filter(None, (name, key)))
             for name in fingerprints
-            for key in {**before[name], **fingerprints[name]}
-            if before[name].get(key) != fingerprints[name].get(key)
+            for key in changed_keys(before[name], fingerprints[name])
         )
         if changed and not self.allow_changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

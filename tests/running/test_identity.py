@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from runs import TESTS, TINY_POLAR, files_below
 
@@ -94,6 +95,50 @@ def test_another_scorer_beside_the_first_is_another_run(tmp_path: Path) -> None:
     two = {"length": {"kind": "length"}, "polar": TINY_POLAR}
     with pytest.raises(RecipeChanged, match=r"fingerprints\.polar\.kind was absent and is polar"):
         establish(folder, identity(scorer=None, scorers=two))
+
+
+def earlier(now: Identity, *, without: tuple[str, ...] = (), **more: str) -> Identity:
+    """What a version wrote that did not know some settings yet."""
+    record = msgspec.to_builtins(now)
+    for key in without:
+        *way, last = key.split("/")
+        below = record
+        for name in way:
+            below = below[name]
+        del below[last]
+    record["input"].update(more)
+    return msgspec.convert(record, Identity)
+
+
+UNKNOWN_THEN = ("input/split_bytes", "input/columns/labels", "fingerprints//setting:wrapper")
+
+
+def test_a_setting_that_an_earlier_version_did_not_know_is_at_its_default(tmp_path: Path) -> None:
+    folder = RunFolder.of(str(tmp_path / "run"))
+    establish(folder, earlier(identity(), without=UNKNOWN_THEN))
+    establish(folder, identity())
+
+
+@pytest.mark.parametrize(
+    ("override", "change"),
+    [
+        ("input.split_bytes=5", "input.split_bytes was 16777216 and is 5"),
+        ("input.columns.labels=judged", "input.columns.labels was labels and is judged"),
+        ("scorer.wrapper=pretrain", "fingerprints.setting:wrapper was sft and is pretrain"),
+    ],
+)
+def test_and_differs_from_any_other_value(tmp_path: Path, override: str, change: str) -> None:
+    folder = RunFolder.of(str(tmp_path / "run"))
+    establish(folder, earlier(identity(), without=UNKNOWN_THEN))
+    with pytest.raises(RecipeChanged, match=change):
+        establish(folder, identity(override))
+
+
+def test_a_setting_of_a_later_version_is_a_change_that_is_named(tmp_path: Path) -> None:
+    folder = RunFolder.of(str(tmp_path / "run"))
+    establish(folder, earlier(identity(), to_come="yes"))
+    with pytest.raises(RecipeChanged, match=r"input\.to_come was yes and is absent"):
+        establish(folder, identity())
 
 
 def test_many_changes_are_counted_and_the_first_three_are_shown(folder: RunFolder) -> None:
