@@ -9,6 +9,7 @@ import typer
 
 from polar_ray import __version__
 from polar_ray.errors import PolarRayError, RecipeError
+from polar_ray.terminal import print_traceback, say
 
 app = typer.Typer(
     name="polar-ray",
@@ -131,7 +132,7 @@ def derive(
     else:
         from polar_ray.deriving.derive import derive as derive_recipe
     manifest = derive_recipe(resolved, fresh=fresh, progress=progress_line if sys.stderr.isatty() else None)
-    print(summary(manifest, resolved.output.path))
+    say(summary(manifest, resolved.output.path))
 
 
 @app.command()
@@ -156,7 +157,7 @@ def report(
     data = write_report(
         run, output, sample=sample, seed=seed, scorer=scorer, text=text, processes=processes, progress=told
     )
-    print(summary(data, output))
+    say(summary(data, output))
 
 
 @app.command()
@@ -182,7 +183,7 @@ def curate(
         raise RecipeError("give one of --every and --cron")
     with exit_on_sigterm():
         if every is None and cron is None:
-            print(curate_recipe(resolved, reporter=reporter()).text)
+            say(curate_recipe(resolved, reporter=reporter()).text)
             return
         times = Every(every) if every is not None else Cron(cron or "")
         keep_ticking(times, lambda: tick_in_process(recipe, overrides or []), LogLines(), SystemClock())
@@ -194,7 +195,7 @@ def env() -> None:
     from polar_ray.environment import environment
 
     for name, value in environment().items():
-        print(f"{name:<20} {value}")
+        say(f"{name:<20} {value}")
 
 
 @app.callback(invoke_without_command=True)
@@ -208,10 +209,11 @@ def _version(
 
 def main() -> None:
     """Runs the command line; an error that polar_ray raises on purpose is one sentence and exit code 1."""
+    sys.excepthook = print_traceback
     try:
         app()
     except PolarRayError as error:
-        print(f"polar-ray: {type(error).__name__}: {error}", file=sys.stderr)
+        say(f"polar-ray: {type(error).__name__}: {error}", sys.stderr)
         sys.exit(1)
     except SystemExit as stop:
         # typer ends the process so on an interrupt, and a run does on SIGTERM.

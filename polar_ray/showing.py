@@ -1,6 +1,6 @@
 """What the commands print: manifests, plans, and groups with their candidates in ranked order."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +13,7 @@ from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.deriving.summary import summary
 from polar_ray.running.verified import failed, verification_line
+from polar_ray.terminal import printable, say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +64,7 @@ def print_derived(recipe: "Recipe") -> None:
     """Prints what a run derived from its score table."""
     for name, derivation in recipe.derivations.items():
         folder = DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options)
-        print(f"\n{name}: {summary(folder.read_manifest(), derivation.output.path)}")
+        say(f"\n{name}: {summary(folder.read_manifest(), derivation.output.path)}")
 
 
 def print_groups(table: "pa.Table") -> None:
@@ -77,7 +78,7 @@ def print_groups(table: "pa.Table") -> None:
         grid = Table(title=_plain(_text(row["prompt"])), title_justify="left", title_style="bold", expand=True)
         grid.add_column("rank", justify="right", width=4)
         for scorer in scorers:
-            grid.add_column(scorer("reward"), justify="right", min_width=8)
+            grid.add_column(_plain(scorer("reward")), justify="right", min_width=8)
         grid.add_column("candidate", ratio=1)
         for reference in row["references"]:
             grid.add_row(
@@ -87,7 +88,7 @@ def print_groups(table: "pa.Table") -> None:
             rank = row[scorers[0]("rank")][place]
             cells = [_reward(row[scorer("reward")][place], row[scorer("status")][place]) for scorer in scorers]
             text = _plain(_text(row["candidates"][place]["messages"]))
-            grid.add_row("" if rank is None else str(rank), *cells, text)
+            grid.add_row("" if rank is None else str(rank), *map(_plain, cells), text)
         console.print(grid)
 
 
@@ -98,7 +99,7 @@ def print_plan(plan: "Plan") -> None:
     console.print(plan.recipe_yaml, soft_wrap=True)
     console.print("input", style="bold")
     for file in plan.files[:20]:
-        console.print(f"  {file.path}  {file.size:,} bytes", soft_wrap=True)
+        console.print(f"  {printable(file.path, lines=False)}  {file.size:,} bytes", soft_wrap=True)
     if len(plan.files) > 20:
         console.print(f"  … and {len(plan.files) - 20:,} more")
     console.print(
@@ -110,7 +111,7 @@ def print_plan(plan: "Plan") -> None:
     for first in plan.first:
         name = f" ({first.scorer})" if first.scorer else ""
         console.print(f"first encoded candidate{name}", style="bold")
-        console.print(Text(first.text))
+        console.print(first.text)
         console.print(f"{len(first.ids):,} ids: {first.ids[:64].tolist()}{' …' if len(first.ids) > 64 else ''}")
     console.print("estimate", style="bold")
     for line in plan.estimate:
@@ -155,13 +156,19 @@ def _text(messages: list[dict[str, str]]) -> str:
 
 def _plain(text: str) -> Text:
     """Shows a text as it is: no markup, no control characters, cut to a readable length."""
-    clean = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
-    return Text(clean if len(clean) <= TEXT_WIDTH else clean[:TEXT_WIDTH] + " …")
+    return Text(printable(text if len(text) <= TEXT_WIDTH else text[:TEXT_WIDTH] + " …"))
+
+
+class _Console(Console):
+    """A console to which strings go as data."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
 
 
 def _console() -> Console:
     # What is printed is data: a path such as [ab].jsonl is no markup.
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = _Console(highlight=False, markup=False, emoji=False)
     # A pipe or a file has no width of its own; a very wide terminal makes long lines hard to read.
     console.width = min(console.width, 140) if console.is_terminal else 110
     return console

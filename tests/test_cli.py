@@ -240,6 +240,31 @@ def test_long_paths_and_those_that_look_like_markup_are_printed_as_they_are(
     assert "[[]bold]:smile:/in.jsonl" in output
 
 
+HOSTILE = "\x1b]0;owned\x07\x1b[31m\x9b2J\u202e"
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_no_text_of_the_input_commands_the_terminal(command: Run, recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / f"in{HOSTILE}"
+    (row,) = rows(1)
+    hostile = {**row, "prompt_id": HOSTILE, "prompt": HOSTILE, "candidates": [HOSTILE, f"two{HOSTILE}"]}
+    write_jsonl(folder / "in.jsonl", [hostile, {"prompt": HOSTILE}])
+    path = f"input.path={tmp_path}/in*/*.jsonl"
+    said = [
+        command("plan", recipe, path),
+        command("plan", recipe, path, f"scorer={json.dumps(TINY_POLAR)}"),
+        command("run", recipe, path, "--show", "1"),
+        command("show", tmp_path / "out"),
+        command("plan", recipe, f"input.path={json.dumps(str(folder / HOSTILE))}"),
+        command("show", tmp_path / HOSTILE),
+        command("derive", tmp_path / HOSTILE),
+    ]
+    assert [code for code, _, _ in said] == [0, 0, 0, 0, 1, 1, 1]
+    for _, output, errors in said:
+        assert "owned" in output + errors
+        assert not set(HOSTILE) & set("\x1b\x07\x9b\u202e") & set(output + errors)
+
+
 def test_a_plan_shows_the_first_candidate_as_text_and_ids(command: Run, recipe: Path) -> None:
     model = f"scorer={{kind: polar, model: {TINY_POLAR['model']}}}"
     code, output, errors = command("plan", recipe, model)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from polar_ray.running.tally import Tally
+from polar_ray.terminal import printable, say
 
 
 class Reporter(Protocol):
@@ -80,7 +81,7 @@ class LogLines:
 
     def say(self, text: str) -> None:
         """Prints the line at once."""
-        print(text, file=sys.stderr, flush=True)
+        say(text, sys.stderr)
 
     def begin(self, done_share: float) -> None:
         """Says that the scorer is being started, which can take a while."""
@@ -124,7 +125,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Prints the line above the bar."""
-        self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def begin(self, done_share: float) -> None:
         """Shows the bar."""

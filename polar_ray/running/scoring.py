@@ -20,6 +20,7 @@ from polar_ray.scorers.base import Scores
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
 from polar_ray.scorers.verification import Verification, sample, verify
+from polar_ray.terminal import printable
 
 if TYPE_CHECKING:
     from polar_ray.scorers.reward_model import RewardModelScorer
@@ -190,7 +191,7 @@ class Score:
 
 def _end_process(error: Exception) -> NoReturn:
     """Ends a process that can no longer use its devices: only a new one helps."""
-    logger.error("%s", error)
+    logger.error("%s", printable(str(error)))
     os._exit(1)
 
 

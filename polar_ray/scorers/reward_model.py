@@ -23,6 +23,7 @@ from polar_ray.scorers.base import CandidateScore, Scores
 from polar_ray.scorers.encoded import candidate_counts, id_lists
 from polar_ray.scorers.reward_encoder import RewardModelEncoder
 from polar_ray.scorers.self_check import check_scorer
+from polar_ray.terminal import printable
 
 SETTINGS_WITHOUT_EFFECT = frozenset(
     {
@@ -184,7 +185,7 @@ def _adapter(config: RewardModel) -> Adapter | None:
         return None
     adapter = Adapter.read(resolve_adapter(config.adapter, config.adapter_revision))
     if difference := adapter.config.differs_from(config.model):
-        logger.warning("%s", difference[0].upper() + difference[1:])
+        logger.warning("%s", printable(difference[0].upper() + difference[1:]))
     return adapter
 
 
