@@ -117,3 +117,23 @@ class Flaky(TextScorer):
         if "bad" in group.prompt[0].content and not self._mended.exists():
             raise ValueError("not mended yet")
         return [CandidateScore(score.reward + self._add) for score in by_length(group) if score.reward is not None]
+
+
+class Miscounts(TextScorer):
+    """Gives one score too many for groups whose prompt says ``bad``, and NaN for those that say ``odd``."""
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        if "bad" in group.prompt[0].content:
+            return [CandidateScore(-1.0), *by_length(group)]
+        if "odd" in group.prompt[0].content:
+            return [CandidateScore(float("nan")), *by_length(group)[1:]]
+        return by_length(group)
+
+
+class AddsRank(TextScorer):
+    """Adds a column under a name that the score table has."""
+
+    extras = ("rank",)
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        return [CandidateScore(1.0, extras={"rank": 7.0})] * len(group.candidates)

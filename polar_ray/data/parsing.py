@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from polar_ray.data.arrays import flat, lengths_of, lists
 from polar_ray.data.assemble import assemble_groups, row_keys
@@ -100,15 +101,23 @@ def _scored_groups(raw: RawSplit, table: pa.Table, scorer_name: str | None) -> P
     """Takes a part of a score table as it is; a scorer without a name gets one.
 
     Raises:
-        InputError: The part is damaged. A run wrote it whole, so this is no row's fault.
+        InputError: The part is damaged, or its columns are not aligned. A run wrote it whole, so this is no row's
+            fault.
     """
     if raw.error is not None:
         raise InputError(f"{raw.file} is a part of a score table, and damaged: {raw.error}; restore it from a copy")
+    sizes = pc.list_value_length(table.column("candidates"))
     scores = {
         renamed(column, scorer, scorer_name if scorer_name is not None else scorer): table.column(column)
         for scorer, columns in scorer_columns(table.schema).items()
         for column in columns
     }
+    for name, column in scores.items():
+        if not pa.types.is_list(column.type) or not pc.list_value_length(column).equals(sizes):
+            raise InputError(
+                f"{raw.file} is a part of a score table in which {name} has not one value per candidate; restore it "
+                "from a copy"
+            )
     input_rows = pa.array(np.ones(table.num_rows, np.int64))
     return ParsedSplit(
         groups=table.select(GROUP_SCHEMA.names).cast(GROUP_SCHEMA),

@@ -96,6 +96,7 @@ def _score_and_write(splits: Dataset, job: Job, pools: list[Pool], attempts: Any
                 "threads": pool.threads,
                 "ranks": pool.ranks,
                 "verify": recipe.verify,
+                "names": tuple(recipe.named_scorers),
             },
             compute=ActorPoolStrategy(
                 min_size=pool.min,

@@ -11,14 +11,17 @@ import pyarrow as pa
 import ray
 
 from polar_ray.data.status import Status
+from polar_ray.deriving.columns import check_extras
 from polar_ray.errors import CheckpointError, DeviceLost, PolarRayError, ScoringError
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
 from polar_ray.running.attempts import Attempt
 from polar_ray.running.envelope import Envelope
 from polar_ray.running.failures import stage
+from polar_ray.scorers.answers import score_checked
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
-from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
+from polar_ray.scorers.pieces import concat, take_groups, unscored
+from polar_ray.scorers.subset import score_subset
 from polar_ray.scorers.verification import Verification, sample, verify
 from polar_ray.terminal import printable
 
@@ -53,6 +56,7 @@ class Score:
         threads: int,
         ranks: int,
         verify: float = 0,
+        names: tuple[str, ...] = ("",),
     ) -> None:
         if isinstance(config, RewardModel):
             import torch
@@ -77,6 +81,7 @@ class Score:
                 )
             _check_files(config, fingerprint)
             self._scorer = make_scorer(config, ranks)
+            check_extras(type(self._scorer).__name__, self._scorer.extras, name, names)
             if isinstance(config, RewardModel):
                 self._agree_on_budget()
         except PolarRayError as error:
@@ -159,7 +164,7 @@ class Score:
     def _whole(self, groups: pa.Table, ids: pa.Table | None, set_aside: list[int]) -> Scores:
         try:
             if not set_aside:
-                return self._scorer.score_table(groups, ids)
+                return score_checked(self._scorer, groups, ids)
             return score_subset(self._scorer, groups, ids, set_aside, Status.CRASHED, self._crash_message())
         except Exception as error:
             if isinstance(error, PolarRayError) and not isinstance(error, ScoringError):

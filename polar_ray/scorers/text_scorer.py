@@ -7,6 +7,7 @@ import pyarrow as pa
 from polar_ray.data.group import Group, table_to_groups
 from polar_ray.data.status import Status
 from polar_ray.errors import PolarRayError, ScoringError
+from polar_ray.scorers.answers import checked_answer
 from polar_ray.scorers.base import CandidateScore, Scores
 
 
@@ -14,13 +15,15 @@ class TextScorer(ABC):
     """A scorer without an encoder. A subclass scores one group."""
 
     extras: tuple[str, ...] = ()
-    """Names of the columns that this scorer adds."""
+    """Names of the columns that this scorer adds. None may be that of a column which the score table has anyway."""
 
     @abstractmethod
     def score_group(self, group: Group) -> list[CandidateScore]:
         """Returns one score per candidate of the group, in their order.
 
-        A ``PolarRayError`` says that the scorer itself cannot work; any other exception concerns this group only.
+        A ``PolarRayError`` says that the scorer itself cannot work; any other exception concerns this group only. So
+        does an answer that is none: another number of scores, a reward beside a status that has none, an extra that is
+        not declared. A reward that is not finite becomes the status ``non_finite``.
         """
 
     def score_table(self, groups: pa.Table, encoded: pa.Table | None = None) -> Scores:
@@ -37,11 +40,11 @@ class TextScorer(ABC):
 
     def score(self, groups: list[Group]) -> list[list[CandidateScore]]:
         """Scores groups in Python: one list per group, aligned with its candidates. Raises as ``score_table``."""
-        scores = []
+        scores: list[list[CandidateScore]] = []
         errors: list[Exception] = []
         for group in groups:
             try:
-                scores.append(self.score_group(group))
+                answer = self.score_group(group)
             except PolarRayError:
                 raise
             # Any text must be expected, so one group's exception may not take the other groups with it.
@@ -49,6 +52,8 @@ class TextScorer(ABC):
                 errors.append(error)
                 failed = CandidateScore(None, Status.ERROR, error=f"{type(error).__name__}: {error}")
                 scores.append([failed] * len(group.candidates))
+            else:
+                scores.append(checked_answer(type(self).__name__, group, answer, self.extras))
         if errors and len(errors) == len(groups):
             raise ScoringError(
                 f"{type(self).__name__} failed on each of {len(groups)} groups; "

@@ -16,7 +16,7 @@ from polar_ray.data.status import Status
 from polar_ray.errors import DeviceLost
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.encoded import candidate_counts
-from polar_ray.scorers.subset import take_groups
+from polar_ray.scorers.pieces import take_groups
 
 if TYPE_CHECKING:
     from polar_ray.scorers.reward_model import RewardModelScorer

@@ -11,7 +11,7 @@ from conftest import rows, write_jsonl
 from processes import command, commits, polar_ray, wait_for, with_title, workers
 
 from polar_ray.data.scores import read_scores
-from polar_ray.errors import CheckpointError, RunStalled, ScoringError, TooManyDeadLetters
+from polar_ray.errors import CheckpointError, RecipeError, RunStalled, ScoringError, TooManyDeadLetters
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.manifest import Manifest
 from polar_ray.running.progress import Silent
@@ -101,6 +101,30 @@ def test_an_exception_on_one_group_stays_with_that_group(tmp_path: Path) -> None
             assert row["status"] == ["ok"] * 3
             assert row["reward"] == [float(10 * index + candidate) for candidate in range(3)]
             assert row["error"] == [None] * 3
+
+
+def test_a_score_too_many_is_an_error_of_its_group_and_shifts_no_other(tmp_path: Path) -> None:
+    data = rows(6)
+    data[2]["prompt"][0]["content"] = "a bad question"
+    data[3]["prompt"][0]["content"] = "an odd question"
+    recipe = recipe_of(tmp_path, data, faulty("Miscounts"))
+    recipe["input"]["split_rows"] = 6
+    manifest = run(Recipe.of(recipe))
+    assert manifest.counts["statuses"] == {"": {"error": 3, "non_finite": 1, "ok": 14}}
+    for index, row in enumerate(read_scores(str(tmp_path / "out")).to_pylist()):
+        lengths: list[float | None] = [float(10 * index + candidate) for candidate in range(3)]
+        if index == 2:
+            assert row["status"] == ["error"] * 3
+            assert row["error"] == ["Miscounts gave for group 'p0002' 4 scores for 3 candidates"] * 3
+            lengths = [None] * 3
+        elif index == 3:
+            lengths[0] = None
+        assert row["reward"] == lengths
+
+
+def test_a_scorer_that_adds_a_column_which_is_there_anyway_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^AddsRank adds rank, which is a column of the score table"):
+        score(tmp_path, rows(2), faulty("AddsRank"))
 
 
 def test_a_scorer_that_compares_with_references_stops_an_input_that_has_none(tmp_path: Path) -> None:

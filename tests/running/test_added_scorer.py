@@ -190,7 +190,7 @@ def test_a_run_that_has_not_finished_or_is_none_is_refused(parent: Path, tmp_pat
 
 
 def test_a_part_that_is_missing_or_damaged_stops_the_run(parent: Path, tmp_path: Path) -> None:
-    for name in ("missing", "damaged"):
+    for name in ("missing", "damaged", "shifted"):
         shutil.copytree(parent, tmp_path / name)
     part = sorted((tmp_path / "missing" / "scores").iterdir())[1]
     part.unlink()
@@ -200,3 +200,11 @@ def test_a_part_that_is_missing_or_damaged_stops_the_run(parent: Path, tmp_path:
     broken.write_bytes(broken.read_bytes()[:-200])
     with pytest.raises(InputError, match="is a part of a score table, and damaged"):
         run(added(tmp_path / "damaged", tmp_path / "b"))
+    shifted = tmp_path / "shifted" / "scores" / part.name
+    table = pq.read_table(shifted)
+    rewards = table["reward"].to_pylist()
+    rewards[0] = [*rewards[0], 1.0]
+    place = table.column_names.index("reward")
+    pq.write_table(table.set_column(place, "reward", pa.array(rewards, pa.list_(pa.float32()))), shifted)
+    with pytest.raises(InputError, match="reward_close has not one value per candidate"):
+        run(added(tmp_path / "shifted", tmp_path / "c"))

@@ -10,7 +10,8 @@ from polar_ray.data.group import Candidate, Group, Message, groups_to_table
 from polar_ray.data.status import Status
 from polar_ray.scorers.base import ENCODED_SCHEMA, CandidateScore, Scores
 from polar_ray.scorers.length import LengthScorer
-from polar_ray.scorers.subset import concat, score_subset, take_groups, unscored
+from polar_ray.scorers.pieces import concat, take_groups, unscored
+from polar_ray.scorers.subset import score_subset
 
 
 def groups_of(sizes: list[int]) -> pa.Table:
