@@ -34,9 +34,8 @@ class Cluster:
         environment: What a process needs to connect.
     """
 
-    environment = ENVIRONMENT
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.environment = environment
         self._folder = folder
         self.address = ""
 
@@ -78,10 +77,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def cluster(*head_options: str) -> Iterator[Cluster]:
-    """Starts a cluster with a head node; in the end no process of it is left."""
+def cluster(*head_options: str, environment: dict[str, str] | None = None) -> Iterator[Cluster]:
+    """Starts a cluster with a head node; in the end no process of it is left.
+
+    Args:
+        head_options: Of ``ray start``.
+        environment: What its processes have beside what every cluster of the tests has.
+    """
     # Ray's sockets lie in this folder, and their paths must be shorter than those that pytest gives.
     with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as folder:
-        started = Cluster(Path(folder))
+        started = Cluster(Path(folder), {**ENVIRONMENT, **(environment or {})})
         with started.head(*head_options):
             yield started

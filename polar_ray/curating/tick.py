@@ -241,8 +241,7 @@ class Curation:
     @property
     def _datasets(self) -> str:
         """What decides the datasets of a table."""
-        policies = {name: recipe.policy() for name, recipe in self._recipe.datasets("table", "version").items()}
-        policy = {"over": self._recipe.over, "datasets": policies}
+        policy = {"over": self._recipe.over, "datasets": self._recipe.policies()}
         return hashlib.sha256(msgspec.json.encode(policy, order="deterministic")).hexdigest()
 
     def _nothing(self, state: State) -> Outcome:

@@ -1,6 +1,6 @@
 """The recipe of scheduled curation: new shards in, scored once, a dated version of the derived datasets out."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,7 +9,7 @@ from polar_ray.recipe.derive import Derivation, DeriveRecipe
 from polar_ray.recipe.document import Document
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.recipe.run import Compute, Limits, Output
+from polar_ray.recipe.run import Compute, Limits, Output, goes_with_the_job
 from polar_ray.recipe.scorers import AnyScorer
 from polar_ray.recipe.selections import ScoreTable
 
@@ -68,6 +68,13 @@ class CurateRecipe(Document):
                 "input.layout scattered brings a prompt's candidates together from all shards, which a tick does not "
                 "have; write a prompt's candidates into one shard and use layout candidates"
             )
+        paths = [self.input.path] if isinstance(self.input.path, str) else self.input.path
+        for path in filter(goes_with_the_job, paths):
+            # A run may read what was sent along with its job; here the next job would find other files there.
+            raise ValueError(
+                f"input.path {path} is a relative path, and the working directory of a submitted job is a temporary "
+                "folder of Ray, another one for each job: give an absolute path on a shared file system, or a URL"
+            )
         for name in self.derive:
             if not name.isidentifier() or name in RESERVED:
                 raise ValueError(f"derive.{name}: the name must be letters, digits and _, and not {RESERVED[0]}")
@@ -94,11 +101,16 @@ class CurateRecipe(Document):
         options = self.output.storage_options
         scores = ScoreTable(path=table, storage_options=options)
         return {
-            name: part.from_table(
-                f"{self.name}-{name}", scores, Output(path=f"{folder}/{name}", storage_options=options)
-            )
+            name: part.from_table(self._dataset(name), scores, Output(path=f"{folder}/{name}", storage_options=options))
             for name, part in self.derive.items()
         }
+
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """Returns what decides the datasets of a version, by name, wherever they are."""
+        return {name: part.policy_as(self._dataset(name)) for name, part in self.derive.items()}
+
+    def _dataset(self, name: str) -> str:
+        return f"{self.name}-{name}"
 
 
 RESERVED = ("table",)

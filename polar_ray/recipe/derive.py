@@ -85,6 +85,10 @@ class Derivation(Part):
         """What is derived."""
         return "pairs" if self.pairs else "best_of_n" if self.best_of_n else "labels"
 
+    def policy_as(self, name: str) -> dict[str, Any]:
+        """Returns what decides the result under a name: all but places, credentials and ``compute``."""
+        return {"name": name, **self.model_dump(mode="json", include=set(Derivation.model_fields))}
+
     def from_table(self, name: str, run: ScoreTable, output: Output) -> "DeriveRecipe":
         """Returns the whole recipe of this derivation from a score table."""
         return DeriveRecipe.model_validate({**dict(self), "name": name, "run": run, "output": output})
@@ -108,7 +112,7 @@ class DeriveRecipe(Derivation, Document):
 
     def policy(self) -> dict[str, Any]:
         """Returns what decides the result: the recipe without places, credentials and ``compute``."""
-        policy = self.model_dump(mode="json", exclude={"run", "output", "compute"})
+        policy = self.policy_as(self.name)
         if self.run.join or self.run.scorer_name is not None:
             places = {"path", "storage_options"}
             policy["tables"] = self.run.model_dump(

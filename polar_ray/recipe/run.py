@@ -19,13 +19,18 @@ class Output(Part):
 
     @model_validator(mode="after")
     def _stays(self) -> "Output":
-        relative = "://" not in self.path and not os.path.isabs(os.path.expanduser(self.path))
-        if relative and SUBMITTED in os.environ:
+        if goes_with_the_job(self.path):
             raise ValueError(
                 f"{self.path} is a relative path, and the working directory of a submitted job is a temporary folder "
                 "of Ray, which goes with the job: give an absolute path on a shared file system, or a URL"
             )
         return self
+
+
+def goes_with_the_job(path: str) -> bool:
+    """Whether a path lies in the temporary folder in which Ray runs a submitted job."""
+    relative = "://" not in path and not os.path.isabs(os.path.expanduser(path))
+    return relative and SUBMITTED in os.environ
 
 
 class Actors(Part):

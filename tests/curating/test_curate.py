@@ -167,6 +167,13 @@ def test_with_nothing_new_a_tick_is_over_at_once_without_ray_or_a_model(landing:
     assert {name: (landing.out / name).stat().st_mtime_ns for name in files_below(landing.out)} == before
 
 
+def test_a_tick_in_a_submitted_job_does_as_elsewhere(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert landing.tick().text == f"no new shards: nothing to do; the latest version is {landing.latest().name}"
+    with pytest.raises(RecipeError, match=r"input\.path gens/ is a relative path, .* another one for each job"):
+        landing.recipe("input.path=gens/")
+
+
 def test_late_and_rewritten_shards_are_scored_and_replace_their_earlier_version(landing: Landing) -> None:
     # A late one: its name and its time are before those that are done.
     write_jsonl(landing.inputs / "_early" / "x.jsonl", shard(90))  # a marker's folder, which is passed over

@@ -1,30 +1,21 @@
 """The manifests and units that ship: they fit the published schemas, and what they call is there."""
 
-import configparser
 import copy
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 from cronsim import CronSim
 from runs import TESTS
+from shipped import MANIFESTS, ROOT, commands, manifest, unit
 
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.recipe import Recipe
 
-ROOT = TESTS.parent
-MANIFESTS = ROOT / "jobs" / "kubernetes"
 SCHEMAS = TESTS / "golden" / "kubernetes"
 NAMES = ("rayjob", "raycronjob", "cronjob")
-
-
-def manifest(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8"))
-    return found
 
 
 def problems(name: str, document: dict[str, Any]) -> list[str]:
@@ -32,24 +23,6 @@ def problems(name: str, document: dict[str, Any]) -> list[str]:
     schema = json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
     validator = jsonschema.Draft202012Validator(schema)
     return [error.json_path for error in validator.iter_errors(document)]
-
-
-def commands() -> dict[str, list[str]]:
-    """Returns the command that each manifest and unit runs."""
-    submitted = manifest("cronjob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-    return {
-        "rayjob": shlex.split(manifest("rayjob")["spec"]["entrypoint"]),
-        "raycronjob": shlex.split(manifest("raycronjob")["spec"]["jobTemplate"]["entrypoint"]),
-        "cronjob": submitted["args"],
-        "systemd": shlex.split(unit("polar-ray-curate.service")["Service"]["ExecStart"]),
-    }
-
-
-def unit(name: str) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(interpolation=None, strict=True)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string((ROOT / "jobs" / "systemd" / name).read_text(encoding="utf-8"))
-    return parser
 
 
 @pytest.mark.parametrize("name", NAMES)
