@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import ray
@@ -20,14 +19,12 @@ class Attempt:
         set_aside: Groups (row in the split) that killed their process while they were scored alone.
         probed: Whether every other group has been scored alone and survived.
         deaths_after_probe: Deaths since then: the groups survive alone, but not together.
-        verify: Whether at least one group of the split is to be verified, since none of the run is.
     """
 
     deaths: int = 0
     set_aside: list[int] = field(default_factory=list)
     probed: bool = False
     deaths_after_probe: int = 0
-    verify: bool = False
 
 
 @dataclass
@@ -44,13 +41,11 @@ class AttemptLog:
 
     Args:
         folder: The run's; what its actors agreed on is kept there. None keeps it in memory.
-        unverified: Scorers of which the next split is to be verified in part.
     """
 
-    def __init__(self, folder: RunFolder | None = None, unverified: Iterable[str] = ()) -> None:
+    def __init__(self, folder: RunFolder | None = None) -> None:
         self._folder = folder
         self._budgets = {} if folder is None else folder.read_budgets()
-        self._unverified = set(unverified)
         self._records: dict[str, _Record] = {}
         self._starts: Counter[str] = Counter()
         self._failure: PolarRayError | None = None
@@ -90,7 +85,7 @@ class AttemptLog:
         """Returns why a scorer could not be made, if one could not."""
         return self._failure
 
-    def begin(self, key: str, scorer: str = "") -> Attempt:
+    def begin(self, key: str) -> Attempt:
         """Notes that scoring of a split by a scorer starts; an attempt that is still running has died."""
         record = self._record(key)
         if record.running:
@@ -100,9 +95,6 @@ class AttemptLog:
             elif record.attempt.probed:
                 record.attempt.deaths_after_probe += 1
         record.running, record.alone = True, None
-        if scorer in self._unverified:
-            self._unverified.remove(scorer)
-            record.attempt.verify = True
         return record.attempt
 
     def alone(self, key: str, group: int) -> None:
@@ -114,10 +106,6 @@ class AttemptLog:
         record = self._record(key)
         record.alone, record.attempt.probed = None, True
 
-    def unverified(self, scorer: str) -> None:
-        """Notes that nothing could be verified of a split of which something was to be: the next one gets its turn."""
-        self._unverified.add(scorer)
-
     def finish(self, key: str) -> None:
         """Forgets a split that was scored."""
         self._records.pop(key, None)
@@ -126,10 +114,10 @@ class AttemptLog:
         return self._records.setdefault(key, _Record())
 
 
-def start_attempt_log(folder: RunFolder | None = None, unverified: Iterable[str] = ()) -> "ray.actor.ActorHandle":
+def start_attempt_log(folder: RunFolder | None = None) -> "ray.actor.ActorHandle":
     """Starts the log as an actor on the driver's node: it must not be lost with a worker's node."""
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
-    return log.options(scheduling_strategy=here).remote(folder, list(unverified))
+    return log.options(scheduling_strategy=here).remote(folder)

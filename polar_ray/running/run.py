@@ -160,7 +160,7 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
     lost = 0
     while sources := todo.sources():
         before = tally.splits
-        attempts = start_attempt_log(job.folder, _unverified(job.recipe, todo, tally))
+        attempts = start_attempt_log(job.folder)
         clock.start()
         try:
             pipeline = dataset(job, sources, todo.committed, sized, attempts)
@@ -187,18 +187,6 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
         else:
             # A pass that comes to its end has done all there was to do; another would find the same.
             break
-
-
-def _unverified(recipe: Recipe, todo: Todo, tally: Tally) -> list[str]:
-    """Returns the scorers of which the next split is to be verified in part, since the first one's turn is over.
-
-    Scattered input has no first split that is sure to hold a group.
-    """
-    done = recipe.input.layout == "scattered" or any(
-        commit.statuses and (commit.file_index, commit.split_index) == (0, 0) for commit in todo.commits
-    )
-    missing = [name for name in recipe.named_scorers if name not in tally.verified or not tally.verified[name].groups]
-    return missing if recipe.verify and done else []
 
 
 def _now() -> str:

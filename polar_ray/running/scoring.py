@@ -22,7 +22,7 @@ from polar_ray.scorers.base import Scores
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.pieces import concat, take_groups, unscored
 from polar_ray.scorers.subset import score_subset
-from polar_ray.scorers.verification import Verification, sample, verify
+from polar_ray.scorers.verification import Verification, not_rescored, sample, verify
 from polar_ray.terminal import printable
 
 if TYPE_CHECKING:
@@ -41,9 +41,8 @@ class Score:
     ``max_attempts`` times is searched: each group is scored alone, those that kill the process are set aside with
     the status ``crashed``, and then the rest is scored whole again.
 
-    A share of the groups (``verify``) is scored again plainly, after the split's scores are final. The first split of
-    the input verifies one group at least, and so does, where that is not to be had (the split has nothing to verify,
-    was scored before verification was asked for, or input is scattered), the next one that is scored.
+    A share of the groups (``verify``), chosen by the hash of their prompt ids, is scored again plainly, after the
+    split's scores are final. The sample of a split that has killed its process is left alone.
     """
 
     def __init__(
@@ -115,38 +114,32 @@ class Score:
         groups = envelope.table("groups")
         ids = envelope.table(encoded) if encoded in envelope.parts else None
         key = f"{self._name}:{envelope.header.split_id}"
-        attempt = ray.get(self._attempts.begin.remote(key, self._name))
+        attempt = ray.get(self._attempts.begin.remote(key))
         scores = self._score(key, groups, ids, attempt)
         scored = envelope.without(encoded).with_table(f"scores:{self._name}", scores.to_table())
         scored = scored.timed(f"score:{self._name}", time.perf_counter() - started)
         if self._verify:
             started = time.perf_counter()
-            # A partition of scattered input belongs to no file, and the first of them may be empty.
-            header = envelope.header
-            first = bool(header.file) and (header.file_index, header.split_index) == (0, 0)
-            verified = self._verified(groups, ids, scores, attempt, at_least_one=first or attempt.verify)
-            scored = scored.verified(self._name, verified)
+            scored = scored.verified(self._name, self._verified(groups, ids, scores, attempt))
             scored = scored.timed(f"verify:{self._name}", time.perf_counter() - started)
         ray.get(self._attempts.finish.remote(key))
         return scored
 
-    def _verified(
-        self, groups: pa.Table, ids: pa.Table | None, scores: Scores, attempt: Attempt, *, at_least_one: bool
-    ) -> Verification:
-        """Verifies a sample of a split. A split that has killed its process is left alone."""
+    def _verified(self, groups: pa.Table, ids: pa.Table | None, scores: Scores, attempt: Attempt) -> Verification:
+        """Verifies the sample of a split."""
         from polar_ray.scorers.reward_model import RewardModelScorer
 
         assert isinstance(self._scorer, RewardModelScorer)
         table = ids if ids is not None else self._scorer.encoder.encode(groups)
-        rows = sample(groups, table, self._verify, at_least_one=at_least_one)
+        rows = sample(groups, table, self._verify)
+        if attempt.deaths:
+            why = "a group of their split had killed the process that scored it"
+            return not_rescored(self._scorer.tolerance, groups, scores, rows, why)
         try:
-            verified = verify(self._scorer, groups, table, scores, rows if attempt.deaths == 0 else rows[:0])
+            return verify(self._scorer, groups, table, scores, rows)
         except DeviceLost as error:
             # The next split would fail and be blamed for it; this one is scored again without.
             _end_process(error)
-        if at_least_one and not verified.candidates:
-            ray.get(self._attempts.unverified.remote(self._name))
-        return verified
 
     def _score(self, key: str, groups: pa.Table, ids: pa.Table | None, attempt: Attempt) -> Scores:
         if groups.num_rows == 0:

@@ -17,7 +17,14 @@ def verification_of(recipe: Recipe, verified: Mapping[str, Verification]) -> dic
     """
     entries: dict[str, dict[str, Any]] = {}
     for name, scorer in recipe.named_scorers.items():
-        if name in verified:
+        if name in verified and not verified[name].groups:
+            entries[name] = {
+                "nothing_to_verify": (
+                    f"no group is in the sample: a share of {recipe.verify:g} chosen by the hash of prompt_id met none"
+                    "; raise verify"
+                )
+            }
+        elif name in verified:
             entries[name] = {"share": recipe.verify, **_figures(verified[name])}
         elif recipe.verify and not isinstance(scorer, RewardModel):
             entries[name] = {"nothing_to_verify": f"{scorer.kind} has no model"}

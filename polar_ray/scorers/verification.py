@@ -63,14 +63,13 @@ class Verification(msgspec.Struct, frozen=True):
         )
 
 
-def sample(groups: pa.Table, encoded: pa.Table, share: float, *, at_least_one: bool) -> np.ndarray:
+def sample(groups: pa.Table, encoded: pa.Table, share: float) -> np.ndarray:
     """Returns the rows of the groups to verify: those whose prompt's hash lies in the lowest ``share`` of all hashes.
 
     Args:
         groups: Table with ``GROUP_SCHEMA``.
         encoded: What the scorer's encoder made of it; groups without a sequence are left out.
         share: Between 0 and 1.
-        at_least_one: Take the group with the lowest hash where there is none below.
     """
     with_ids = encoded.filter(pc.is_valid(encoded.column("ids")))
     rows = np.unique(with_ids.column("group").to_numpy())
@@ -78,8 +77,6 @@ def sample(groups: pa.Table, encoded: pa.Table, share: float, *, at_least_one: b
     hashes = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in prompt_ids], np.uint64)
     # As floats, since a share of 1 is one more than the largest hash.
     chosen = hashes.astype(np.float64) < share * 2.0**64 if share < 1 else np.ones(len(rows), bool)
-    if at_least_one and len(rows) and not chosen.any():
-        chosen[np.argmin(hashes)] = True
     picked: np.ndarray = rows[chosen]
     return picked
 
@@ -99,26 +96,21 @@ def verify(
     Raises:
         DeviceLost: Nothing more can be scored in this process.
     """
-    counts = candidate_counts(groups)
-    chosen = np.zeros(len(counts), bool)
-    chosen[rows] = True
     tolerance = scorer.tolerance
     if not len(rows):
         return Verification(tolerance)
-    kept = pa.array(np.repeat(chosen, counts))
-    before, status = scores.reward.filter(kept), scores.status.filter(kept)
-    compared = pc.is_in(status, pa.array([each.value for each in (Status.OK, Status.TRUNCATED, Status.NON_FINITE)]))
-    prompt_ids = np.repeat(groups.column("prompt_id").filter(pa.array(chosen)).to_numpy(), counts[chosen])
+    kept, compared = _of_sample(groups, scores, rows)
+    before = scores.reward.filter(pa.array(kept))
+    prompt_ids = np.repeat(groups.column("prompt_id").to_numpy(), candidate_counts(groups))[kept]
     try:
         again = scorer.rescore_table(*take_groups(groups, encoded, rows))
     except DeviceLost:
         raise
     except Exception as error:
         # A forward of one whole sequence may need memory that packed ones do not, and the scores stand without it.
-        failed = pc.sum(compared).as_py() or 0
-        return Verification(tolerance, groups=len(rows), failed=failed, error=f"{type(error).__name__}: {error}")
-    failed = pc.and_(compared, pc.equal(again.status, Status.ERROR.value))
-    compared = pc.and_not(compared, failed).to_numpy(zero_copy_only=False)
+        return not_rescored(tolerance, groups, scores, rows, f"{type(error).__name__}: {error}")
+    failed = compared & pc.equal(again.status, Status.ERROR.value).to_numpy(zero_copy_only=False)
+    compared = compared & ~failed
     first = before.to_numpy(zero_copy_only=False)[compared].astype(np.float64)
     second = again.reward.to_numpy(zero_copy_only=False)[compared].astype(np.float64)
     delta = np.abs(first - second)
@@ -132,9 +124,28 @@ def verify(
         groups=len(rows),
         candidates=int(finite.sum()),
         beyond=int(beyond.sum()),
-        failed=pc.sum(failed).as_py() or 0,
+        failed=int(failed.sum()),
         sum_delta=float(delta[finite].sum()),
         max_delta=float(delta[finite].max(initial=0.0)),
         worst=str(prompt_ids[compared][distance.argmax()]) if len(distance) else None,
         error=next((message for message in again.error.to_pylist() if message is not None), None),
     )
+
+
+def not_rescored(tolerance: float, groups: pa.Table, scores: Scores, rows: np.ndarray, why: str) -> Verification:
+    """Returns what is said of a sample none of which could be scored again."""
+    if not len(rows):
+        return Verification(tolerance)
+    _, compared = _of_sample(groups, scores, rows)
+    return Verification(tolerance, groups=len(rows), failed=int(compared.sum()), error=why)
+
+
+def _of_sample(groups: pa.Table, scores: Scores, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which candidates are of the sample, and which of those the model has given what can be compared."""
+    counts = candidate_counts(groups)
+    chosen = np.zeros(len(counts), bool)
+    chosen[rows] = True
+    kept = np.repeat(chosen, counts)
+    statuses = pa.array([each.value for each in (Status.OK, Status.TRUNCATED, Status.NON_FINITE)])
+    compared = pc.is_in(scores.status.filter(pa.array(kept)), statuses)
+    return kept, compared.to_numpy(zero_copy_only=False)

@@ -68,27 +68,6 @@ def test_finishing_a_split_twice_does_no_harm(log: AttemptLog) -> None:
     assert log.begin("s").deaths == 0
 
 
-def test_a_scorer_of_which_nothing_is_verified_has_the_next_split_verified() -> None:
-    log = AttemptLog(unverified=["polar"])
-    assert not log.begin("length:s1", "length").verify
-    assert log.begin("polar:s1", "polar").verify
-    assert not log.begin("polar:s2", "polar").verify
-
-
-def test_a_split_that_had_nothing_to_verify_passes_its_turn_on(log: AttemptLog) -> None:
-    assert not log.begin("s1", "polar").verify
-    log.unverified("polar")
-    assert log.begin("s2", "polar").verify
-    assert not log.begin("s3", "polar").verify
-
-
-def test_an_attempt_after_a_death_still_has_the_turn_to_verify(log: AttemptLog) -> None:
-    log.unverified("polar")
-    assert log.begin("s", "polar").verify
-    again = log.begin("s", "polar")
-    assert (again.verify, again.deaths) == (True, 1)
-
-
 def test_the_first_actor_that_is_ready_ends_the_start_up() -> None:
     log = AttemptLog()
     assert log.ready_at() is None

@@ -88,44 +88,20 @@ def test_its_figures_survive_an_interruption(data: Path, verified: tuple[Path, M
 
 
 @pytest.mark.usefixtures("embedded_ray")
-def test_a_share_so_small_that_it_meets_nobody_still_verifies_one_group(data: Path, tmp_path: Path) -> None:
-    # The first split's lowest hash, whoever scores it and when.
+def test_a_share_so_small_that_it_meets_nobody_is_said_to(data: Path, tmp_path: Path) -> None:
     manifest = run(polar(data, tmp_path / "out", "verify=1e-12"))
-    assert manifest.verification[""]["groups"] == 1
-    lowest = min(("p0000", "p0001", "p0002", "p0003"), key=lambda name: xxhash.xxh3_64_intdigest(name.encode()))
-    assert manifest.verification[""]["worst_prompt_id"] == lowest
+    assert manifest.counts["statuses"] == {"": {"ok": 60}}
+    assert verification_line("", manifest.verification[""]) == (
+        "verification: nothing to verify, no group is in the sample: a share of 1e-12 chosen by the hash of prompt_id "
+        "met none; raise verify"
+    )
+    assert not failed(manifest.verification[""])
 
 
-@pytest.mark.usefixtures("embedded_ray")
-def test_a_run_that_is_resumed_with_it_verifies_one_group_at_least(
-    data: Path, unverified: tuple[Path, Manifest], tmp_path: Path
-) -> None:
-    wanted = polar(data, tmp_path / "out", "verify=1e-12")
-    manifest = resumed(unverified[0], tmp_path / "out", ["00000-00000", "00000-00001"], wanted)
-    assert manifest.verification[""]["groups"] == 1
-
-
-@pytest.mark.usefixtures("embedded_ray")
-def test_where_the_first_split_has_nothing_to_verify_another_has(data: Path, tmp_path: Path) -> None:
-    without = [{key: value for key, value in row.items() if key != "reference"} for row in DATA[:4]]
-    path = write_jsonl(tmp_path / "in.jsonl", [*without, *DATA[4:]])
-    manifest = run(polar(path, tmp_path / "out", "verify=1e-12", "limits.max_dead_letters=1000"))
-    assert manifest.counts["statuses"] == {"": {"no_reference": 12, "ok": 48}}
-    assert manifest.verification[""]["groups"] == 1
-
-
-@pytest.mark.usefixtures("embedded_ray")
-def test_of_scattered_candidates_one_group_is_verified_at_least(tmp_path: Path) -> None:
-    scattered = [
-        {**{key: value for key, value in row.items() if key != "candidates"}, **candidate}
-        for row in DATA[:6]
-        for candidate in row["candidates"]
-    ]
-    path = write_jsonl(tmp_path / "in.jsonl", scattered[::2] + scattered[1::2])
-    # Far more partitions than groups, so that most are empty.
-    manifest = run(polar(path, tmp_path / "out", "input.layout=scattered", "input.split_bytes=400", "verify=1e-12"))
-    assert manifest.counts["candidates"] == 18
-    assert manifest.verification[""]["groups"] == 1
+def test_an_entry_of_an_earlier_version_that_verified_no_group_still_has_its_line() -> None:
+    figures = ("groups", "candidates", "max_delta", "mean_delta", "beyond_tolerance", "not_rescored")
+    entry = {"share": 1e-6, "tolerance": 1e-4, **dict.fromkeys(figures, 0), "worst_prompt_id": None, "error": None}
+    assert verification_line("", entry).startswith("verification: 0 candidates of 0 groups scored again plainly")
 
 
 @pytest.mark.usefixtures("embedded_ray")

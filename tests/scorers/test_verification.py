@@ -14,7 +14,7 @@ from polar_ray.models.internlm2 import load_internlm2_reward
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.encoded import id_lists
 from polar_ray.scorers.polar import PolarScorer
-from polar_ray.scorers.verification import Verification, sample, verify
+from polar_ray.scorers.verification import Verification, not_rescored, sample, verify
 
 TINY = Path(__file__).parents[1] / "golden" / "polar" / "polar_tiny_a"
 
@@ -64,21 +64,16 @@ def hash_share(number: int) -> float:
 def test_the_sample_is_the_groups_whose_prompts_hash_low(encoded: pa.Table) -> None:
     for share in (0.0, 0.2, 0.5, 0.9):
         expected = [number for number in range(8) if hash_share(number) < share]
-        assert sample(TABLE, encoded, share, at_least_one=False).tolist() == expected
+        assert sample(TABLE, encoded, share).tolist() == expected
 
 
 def test_a_group_without_a_sequence_is_never_sampled(encoded: pa.Table) -> None:
-    assert sample(TABLE, encoded, 1.0, at_least_one=True).tolist() == list(range(8))
-
-
-def test_where_one_is_wanted_the_lowest_hash_is_taken(encoded: pa.Table) -> None:
-    lowest = min(range(8), key=hash_share)
-    assert sample(TABLE, encoded, 1e-12, at_least_one=True).tolist() == [lowest]
+    assert sample(TABLE, encoded, 1.0).tolist() == list(range(8))
 
 
 def test_of_nothing_nothing_is_sampled(scorer: PolarScorer) -> None:
     table = groups_to_table([group(0, reference=False)])
-    assert sample(table, scorer.encoder.encode(table), 1.0, at_least_one=True).tolist() == []
+    assert sample(table, scorer.encoder.encode(table), 1.0).tolist() == []
 
 
 def test_every_candidate_of_the_sample_is_held_to_one_plain_forward(
@@ -197,3 +192,12 @@ def test_devices_that_are_lost_while_verifying_are_not_taken_for_a_candidate_tha
     spread.engine.close()
     with pytest.raises(DeviceLost):
         verify(spread, TABLE, encoded, scores, ROWS)
+
+
+def test_a_sample_that_was_left_alone_counts_what_it_would_have_compared(scores: Scores) -> None:
+    status = scores.status.to_pylist()
+    status[7] = "error"
+    some = Scores(scores.reward, pa.array(status), scores.tokens, scores.error)
+    left = not_rescored(1e-4, TABLE, some, np.array([0, 2]), "it was not to be")
+    assert left == Verification(1e-4, groups=2, failed=5, error="it was not to be")
+    assert not_rescored(1e-4, TABLE, some, np.array([], np.int64), "no reason") == Verification(1e-4)
