@@ -12,6 +12,8 @@ not an error, though it may look like one:
 | one message without a role | ``user`` in a prompt, ``assistant`` elsewhere |
 | unknown roles, odd orders of roles, a system message alone | kept; a chat template may refuse them later |
 | content as OpenAI text parts | their texts joined without anything between them |
+| ``content: null``, or none, beside ``tool_calls`` or another field that says something | an empty text |
+| content with parts that are not text | the texts joined; all parts are carried in ``extra`` |
 | ``reference`` missing, null or ``[]`` | no reference; an empty text is a reference |
 | an empty prompt or candidate text, white space, control characters, any Unicode text | kept as it is |
 | prompts that differ only in white space or Unicode form | different prompts |

@@ -12,15 +12,17 @@ none | dead letter |
 | candidate_id | a string; an integer; null or no key (derived from the content) | dead letter |
 | messages | a string (one ``assistant`` message, also when empty); a list of messages, not empty | dead letter |
 | model | a string, null or no key | dead letter |
-| message | ``role`` a string, ``content`` a string or a list of ``{"type": "text", "text": ...}`` parts (joined \
-without anything between them); a role may be left out where there is one message only | dead letter |
+| message | ``role`` a string, ``content`` a string or a list of parts; a role may be left out where there is one \
+message only, and the content where the message has ``tool_calls`` or says something otherwise | dead letter |
+| part | an object with a ``type``; the ``text`` of those of type ``text`` is joined without anything between, and of \
+a content with other parts all are carried | dead letter |
 | labels | a list of objects (candidate id, ``kind`` a string, ``correct`` a bool, ``preference`` and ``score`` \
 numbers, each of them optional), null or no key | dead letter |
 
 Roles, their order, blank texts, control characters and Unicode forms are kept as they are: nothing is trimmed or
 normalised. What has no place above is carried in ``extra``. Fields of a message other than role and content are
 carried there too, as ``_message_fields``: an object that says whose messages they are, with a list as long as the
-messages.
+messages. Whether a scorer can show its model what they say is its own affair (``polar_ray.scorers.sight``).
 """
 
 import re
@@ -30,14 +32,12 @@ from typing import Any
 import msgspec
 
 from polar_ray.data.dead_letters import BadRow, short
+from polar_ray.data.message_fields import CONTENT, MESSAGE_FIELDS, is_there, speaks_otherwise
 from polar_ray.data.strict_json import Json, encode_sorted, kind_of
 from polar_ray.recipe.input import CandidateFields, Columns, Input
 
 Messages = list[tuple[str, str]]
 """Role and content of each message."""
-
-MESSAGE_FIELDS = "_message_fields"
-"""The key of ``extra`` under which further fields of messages are carried."""
 
 _INTEGER = re.compile(rb"-?\d+")
 _ABSENT = object()
@@ -198,7 +198,11 @@ def _messages(value: Any, what: str, name: str, role: str) -> tuple[Messages, li
             raise _wrong(what, f"{name}[{position}]", message, "an object with role and content")
         content = message.get("content", _ABSENT)
         if not isinstance(content, str):
-            content = _joined_parts(content, f"{name}[{position}].content")
+            if content is _ABSENT or not is_there(content):
+                content = _nothing(message, content, f"{name}[{position}].content")
+            else:
+                content, text_only = _joined_parts(content, f"{name}[{position}].content")
+                only_known &= text_only
         message_role = message.get("role")
         if message_role is None:
             if len(value) > 1:
@@ -207,7 +211,7 @@ def _messages(value: Any, what: str, name: str, role: str) -> tuple[Messages, li
         elif not isinstance(message_role, str):
             raise _wrong("role", f"{name}[{position}].role", message_role, "a string")
         messages.append((message_role, content))
-        if len(message) > 2 or (len(message) == 2 and "role" not in message):
+        if len(message) > 2 or "content" not in message or (len(message) == 2 and "role" not in message):
             only_known = False
     if only_known:
         return messages, None
@@ -216,27 +220,47 @@ def _messages(value: Any, what: str, name: str, role: str) -> tuple[Messages, li
 
 
 _MESSAGE_KEYS = frozenset(["role", "content"])
+_EXPECTED = "a string or a list of text parts"
 
 
 def _further(message: dict[str, Json]) -> Json:
     # A null is what Parquet gives to every message where only some have the field.
-    return {key: item for key, item in message.items() if key not in _MESSAGE_KEYS and item is not None} or None
+    fields = {key: item for key, item in message.items() if key not in _MESSAGE_KEYS and item is not None}
+    content = message.get("content")
+    if isinstance(content, list) and content and not all(map(_is_text, content)):
+        fields[CONTENT] = content
+    return fields or None
 
 
-def _joined_parts(content: Any, name: str) -> str:
-    """Joins the text parts of OpenAI's content lists (https://platform.openai.com/docs/api-reference/chat)."""
-    expected = "a string or a list of text parts"
-    if not isinstance(content, list) or not content:
-        raise _wrong("content", name, content, expected)
+def _nothing(message: dict[str, Json], content: Any, name: str) -> str:
+    """Returns the text of a message whose content is not there: none, if the message says something otherwise."""
+    if speaks_otherwise(message):
+        return ""
+    raise _wrong("content", name, content, _EXPECTED)
+
+
+def _joined_parts(content: Any, name: str) -> tuple[str, bool]:
+    """Joins the text parts of OpenAI's content lists (https://platform.openai.com/docs/api-reference/chat).
+
+    Returns:
+        Their text, and whether that is all.
+    """
+    if not isinstance(content, list):
+        raise _wrong("content", name, content, _EXPECTED)
+    texts = []
     for part in content:
-        if not (
-            isinstance(part, dict)
-            and part.keys() == {"type", "text"}
-            and part["type"] == "text"
-            and isinstance(part["text"], str)
-        ):
-            raise BadRow("schema", "content_type", f"{name} has a part that is not text only: {short(part)}")
-    return "".join(part["text"] for part in content)
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise BadRow("schema", "content_type", f"{name} has a part that is none: {short(part)}")
+        if part["type"] == "text":
+            if not isinstance(part.get("text"), str):
+                raise BadRow("schema", "content_type", f"{name} has a text part without a text: {short(part)}")
+            texts.append(part["text"])
+    return "".join(texts), all(map(_is_text, content))
+
+
+def _is_text(part: dict[str, Json]) -> bool:
+    """Whether a part says nothing but its text; a null is what Parquet gives to fields of other parts."""
+    return part["type"] == "text" and all(part[key] is None for key in part if key not in ("type", "text"))
 
 
 def _check_labels(value: Json, name: str, id_field: str) -> None:

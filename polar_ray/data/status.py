@@ -18,6 +18,8 @@ class Status(str, Enum):
     """The scorer compares with a reference and the group has none."""
     TOO_LONG = "too_long"
     """The text does not fit the model and the scorer's rule is not to cut it."""
+    UNSUPPORTED = "unsupported"
+    """The messages carry what the scorer cannot show its model, such as tool calls; the ``error`` column says what."""
     NON_FINITE = "non_finite"
     """The model gave NaN or infinity."""
     TIMEOUT = "timeout"

@@ -23,6 +23,7 @@ from polar_ray.running.inputs import input_files
 from polar_ray.running.packing import packing
 from polar_ray.running.parent import parent_of
 from polar_ray.scorers.catalog import make_encoder
+from polar_ray.scorers.sight import Sight, seen
 
 SAMPLE_FILES = 4
 """Sources, spread over the input, whose first split is looked at."""
@@ -73,7 +74,7 @@ def plan(recipe: Recipe) -> Plan:
         encoder = make_encoder(scorer)
         if encoder is None:
             continue
-        encoded = [encoder.encode(table) for table in groups]
+        encoded = [encoder.encode(seen(table, Sight.of(scorer)).groups) for table in groups]
         tokens += sum(pc.sum(pc.list_value_length(table.column("ids"))).as_py() or 0 for table in encoded)
         ids = next((ids for table in encoded for ids in table.column("ids").drop_null()), None)
         if ids is not None:
@@ -91,7 +92,7 @@ def plan(recipe: Recipe) -> Plan:
         dead_letters=dict(reasons),
         first=first,
         estimate=_estimate(share, candidates, tokens),
-        warnings=_warnings(recipe),
+        warnings=[*_warnings(recipe), *_unsupported(recipe, groups, candidates)],
     )
 
 
@@ -104,6 +105,23 @@ def _warnings(recipe: Recipe) -> list[str]:
         folder = resolve_adapter(scorer.adapter, scorer.adapter_revision, weights=False)
         found.append(AdapterConfig.read(folder).differs_from(scorer.model))
     return [sentence for sentence in found if sentence is not None]
+
+
+def _unsupported(recipe: Recipe, groups: list[pa.Table], candidates: int) -> list[str]:
+    """Returns for each scorer how much of the sample carries what it cannot show its model, if any does."""
+    found = []
+    for name, scorer in recipe.named_scorers.items():
+        # What a scorer of the user's sees is said by its class, which may not be installed here.
+        if scorer.kind == "custom":
+            continue
+        each = [seen(table, Sight.of(scorer)).misses or [] for table in groups]
+        reasons = [reason for misses in each for reason in misses if reason is not None]
+        if reasons:
+            found.append(
+                f"{len(reasons)} of the {candidates} candidates in the sample will have the status unsupported from "
+                f"{name or scorer.kind}, and no reward: {reasons[0]}"
+            )
+    return found
 
 
 def _parsed(files: list[InputFile], sampled: list[RawSplit], config: Input) -> tuple[list[pa.Table], Counter[str]]:

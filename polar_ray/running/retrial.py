@@ -28,7 +28,7 @@ from polar_ray.scorers.fingerprint import changed_keys
 
 FAILED = frozenset(status.value for status in (Status.ERROR, Status.CRASHED, Status.TIMEOUT, Status.NON_FINITE))
 """Statuses that another attempt may change, whatever their cause was."""
-OF_THE_SETTINGS = frozenset(status.value for status in (Status.TOO_LONG, Status.TRUNCATED))
+OF_THE_SETTINGS = frozenset(status.value for status in (Status.TOO_LONG, Status.TRUNCATED, Status.UNSUPPORTED))
 """Statuses that come out the same again unless the scorer's settings changed.
 
 ``no_reference`` depends on the input alone: a group that got a reference is another group, and is scored anyway.

@@ -30,9 +30,9 @@ def retry(
 
     The next generation is a whole run folder, ``RUN/generations/2`` for the first retry. Groups with all their scores
     keep them bit for bit. Scored again are groups with a candidate that is ``error``, ``crashed``, ``timeout`` or
-    ``non_finite`` (``too_long`` and ``truncated`` where the scorer's settings changed), groups whose content changed,
-    and rows that are no dead letters any more. A file is read anew when its size or modification time changed. Files
-    that are new since are left to a run of their own. Interrupted, the same call goes on.
+    ``non_finite`` (``too_long``, ``truncated`` and ``unsupported`` where the scorer's settings changed), groups whose
+    content changed, and rows that are no dead letters any more. A file is read anew when its size or modification time
+    changed. Files that are new since are left to a run of their own. Interrupted, the same call goes on.
 
     Args:
         run: The output folder of a finished run.

@@ -21,6 +21,7 @@ from polar_ray.scorers.answers import score_checked
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.pieces import concat, take_groups, unscored
+from polar_ray.scorers.sight import seen
 from polar_ray.scorers.subset import score_subset
 from polar_ray.scorers.verification import Verification, not_rescored, sample, verify
 from polar_ray.terminal import printable
@@ -111,12 +112,14 @@ class Score:
             raise self._failure
         started = time.perf_counter()
         encoded = f"encoded:{self._name}"
-        groups = envelope.table("groups")
+        # What was encoded is of the same candidates.
+        shown = seen(envelope.table("groups"), self._scorer.sight)
+        groups = shown.groups
         ids = envelope.table(encoded) if encoded in envelope.parts else None
         key = f"{self._name}:{envelope.header.split_id}"
         attempt = ray.get(self._attempts.begin.remote(key))
         scores = self._score(key, groups, ids, attempt)
-        scored = envelope.without(encoded).with_table(f"scores:{self._name}", scores.to_table())
+        scored = envelope.without(encoded).with_table(f"scores:{self._name}", shown.whole(scores).to_table())
         scored = scored.timed(f"score:{self._name}", time.perf_counter() - started)
         if self._verify:
             started = time.perf_counter()

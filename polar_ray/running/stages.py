@@ -24,6 +24,7 @@ from polar_ray.running.folder import RunFolder
 from polar_ray.running.keep import Keep
 from polar_ray.scorers.base import Encoder
 from polar_ray.scorers.catalog import make_encoder
+from polar_ray.scorers.sight import Sight, seen
 
 Blocks = Iterator[pa.Table]
 
@@ -136,7 +137,8 @@ def encode(envelope: Envelope, name: str, config: ScorerConfig) -> Envelope:
     if encoder is None:
         return envelope
     started = time.perf_counter()
-    envelope = envelope.with_table(f"encoded:{name}", encoder.encode(envelope.table("groups")))
+    groups = seen(envelope.table("groups"), Sight.of(config)).groups
+    envelope = envelope.with_table(f"encoded:{name}", encoder.encode(groups))
     return envelope.timed(f"encode:{name}", time.perf_counter() - started)
 
 

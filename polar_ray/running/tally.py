@@ -105,4 +105,8 @@ _REMEDY = {
     Status.NO_REFERENCE.value: (
         "This scorer compares with a reference: name the column in input.columns.reference, and start over with --fresh"
     ),
+    Status.UNSUPPORTED.value: (
+        "Leave what the scorer cannot show out of the input's messages if it is not to count, and start over with "
+        "--fresh"
+    ),
 }

@@ -6,7 +6,7 @@ Scorers that read text have no encoder.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ import pyarrow.compute as pc
 
 from polar_ray.data.group import Group
 from polar_ray.data.status import Status
+
+if TYPE_CHECKING:
+    from polar_ray.scorers.sight import Sight
 
 ENCODED_SCHEMA = pa.schema(
     [
@@ -123,6 +126,11 @@ class Scorer(Protocol):
 
     extras: tuple[str, ...]
     """Names of the columns that this scorer adds."""
+
+    @property
+    def sight(self) -> "Sight":
+        """What it sees of messages beside their texts."""
+        ...
 
     def score_table(self, groups: pa.Table, encoded: pa.Table | None) -> Scores:
         """Scores a table with ``GROUP_SCHEMA``; ``encoded`` is what the encoder made of it, if there is one.

@@ -8,6 +8,7 @@ from polar_ray.data.group import Group
 from polar_ray.data.status import Status
 from polar_ray.recipe.scorers import Length
 from polar_ray.scorers.base import CandidateScore, Scores
+from polar_ray.scorers.sight import Sight, score_seen
 
 
 class LengthScorer:
@@ -17,6 +18,7 @@ class LengthScorer:
     """
 
     extras: tuple[str, ...] = ()
+    sight = Sight()
 
     @classmethod
     def from_config(cls, config: Length) -> "LengthScorer":
@@ -42,9 +44,11 @@ class LengthScorer:
 
     def score(self, groups: list[Group]) -> list[list[CandidateScore]]:
         """Scores groups in Python: one list per group, aligned with its candidates."""
-        return [
-            [CandidateScore(reward=float(len(candidate.text))) for candidate in group.candidates] for group in groups
-        ]
+        return [score_seen(group, self.sight, _lengths) for group in groups]
+
+
+def _lengths(group: Group) -> list[CandidateScore]:
+    return [CandidateScore(reward=float(len(candidate.text))) for candidate in group.candidates]
 
 
 def _characters(messages: pa.ListArray) -> np.ndarray:

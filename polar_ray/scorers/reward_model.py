@@ -23,6 +23,7 @@ from polar_ray.scorers.base import CandidateScore, Scores
 from polar_ray.scorers.encoded import candidate_counts, id_lists
 from polar_ray.scorers.reward_encoder import RewardModelEncoder
 from polar_ray.scorers.self_check import check_scorer
+from polar_ray.scorers.sight import Sight, seen
 from polar_ray.terminal import printable
 
 SETTINGS_WITHOUT_EFFECT = frozenset(
@@ -132,8 +133,8 @@ class RewardModelScorer(ABC):
 
     def score(self, groups: list[Group]) -> list[list[CandidateScore]]:
         """Scores groups in Python: one list per group, aligned with its candidates."""
-        table = groups_to_table(groups)
-        scores = iter(_candidate_scores(self.score_table(table, self.encoder.encode(table))))
+        table = seen(groups_to_table(groups), self.sight)
+        scores = iter(_candidate_scores(table.whole(self.score_table(table.groups, self.encoder.encode(table.groups)))))
         return [[next(scores) for _ in group.candidates] for group in groups]
 
     def score_table(self, groups: pa.Table, encoded: pa.Table | None) -> Scores:
@@ -156,6 +157,11 @@ class RewardModelScorer(ABC):
         """
         table = self.encoder.encode(groups) if encoded is None else encoded
         return self._score_table(groups, table, self.engine.score_alone)
+
+    @property
+    def sight(self) -> Sight:
+        """What it sees of messages beside their texts."""
+        return Sight.of(self.config)
 
     @property
     def tolerance(self) -> float:

@@ -10,6 +10,7 @@ from polar_ray.recipe.scorers import TextCloseness
 from polar_ray.scorers.base import CandidateScore
 from polar_ray.scorers.final_answer import candidate_answer, reference_answer
 from polar_ray.scorers.math_verifier import MathVerifier, Verdict
+from polar_ray.scorers.sight import Sight
 from polar_ray.scorers.text_scorer import TextScorer
 from polar_ray.scorers.text_similarity import ReferenceText
 
@@ -44,6 +45,7 @@ class TextClosenessScorer(TextScorer):
     """
 
     extras: tuple[str, ...] = ("similarity", "answer_match")
+    sight = Sight(references=True)
 
     def __init__(self, config: TextCloseness) -> None:
         self.config = config

@@ -9,6 +9,7 @@ from polar_ray.data.status import Status
 from polar_ray.errors import PolarRayError, ScoringError
 from polar_ray.scorers.answers import checked_answer
 from polar_ray.scorers.base import CandidateScore, Scores
+from polar_ray.scorers.sight import Sight, score_seen
 
 
 class TextScorer(ABC):
@@ -16,6 +17,9 @@ class TextScorer(ABC):
 
     extras: tuple[str, ...] = ()
     """Names of the columns that this scorer adds. None may be that of a column which the score table has anyway."""
+    sight: Sight = Sight()
+    """What it sees of messages beside their texts. A scorer that reads tool calls from ``extra`` says so here:
+    ``Sight(shows=frozenset(["tool_calls"]))``; candidates with what is not named are ``unsupported``."""
 
     @abstractmethod
     def score_group(self, group: Group) -> list[CandidateScore]:
@@ -40,9 +44,9 @@ class TextScorer(ABC):
 
     def score(self, groups: list[Group]) -> list[list[CandidateScore]]:
         """Scores groups in Python: one list per group, aligned with its candidates. Raises as ``score_table``."""
-        scores: list[list[CandidateScore]] = []
         errors: list[Exception] = []
-        for group in groups:
+
+        def score(group: Group) -> list[CandidateScore]:
             try:
                 answer = self.score_group(group)
             except PolarRayError:
@@ -51,9 +55,10 @@ class TextScorer(ABC):
             except Exception as error:
                 errors.append(error)
                 failed = CandidateScore(None, Status.ERROR, error=f"{type(error).__name__}: {error}")
-                scores.append([failed] * len(group.candidates))
-            else:
-                scores.append(checked_answer(type(self).__name__, group, answer, self.extras))
+                return [failed] * len(group.candidates)
+            return checked_answer(type(self).__name__, group, answer, self.extras)
+
+        scores = [score_seen(group, self.sight, score) for group in groups]
         if errors and len(errors) == len(groups):
             raise ScoringError(
                 f"{type(self).__name__} failed on each of {len(groups)} groups; "

@@ -133,10 +133,20 @@ LETTERS = {
     "content is null": (candidate(messages=None), "schema", "messages_null"),
     "content is a number": (candidate(messages=42), "schema", "messages_type"),
     "content is an empty list": (candidate(messages=[]), "schema", "messages_empty"),
-    "content has an image": (
-        candidate(messages=[{"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+    "content has a part without a type": (
+        candidate(messages=[{"role": "assistant", "content": [{"text": "x"}]}]),
         "schema",
         "content_type",
+    ),
+    "content has a text part without a text": (
+        candidate(messages=[{"role": "assistant", "content": [{"type": "text"}]}]),
+        "schema",
+        "content_type",
+    ),
+    "content is null beside no call": (
+        candidate(messages=[{"role": "assistant", "content": None, "tool_calls": []}]),
+        "schema",
+        "content_null",
     ),
     "line is a list": ([ROW], "schema", "not_an_object"),
     "line is a number": (7, "schema", "not_an_object"),
@@ -333,6 +343,29 @@ def test_further_fields_of_messages_are_carried_in_extra(parse_rows: Parse) -> N
     assert json.loads(group["extra"]) == {"_message_fields": {"prompt": [{"name": "Ann"}, None]}}
     carried = json.loads(group["candidates"][0]["extra"])
     assert carried == {"_message_fields": {"messages": [{"tool_calls": [{"id": 1}]}]}}
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "assistant", "tool_calls": [CALL]}],
+    ids=["null", "absent"],
+)
+def test_a_call_needs_no_content(message: dict[str, Any], parse_rows: Parse) -> None:
+    group = parse_rows([candidate(messages=[message])]).groups.to_pylist()[0]
+    assert group["candidates"][1]["messages"] == [{"role": "assistant", "content": ""}]
+    assert json.loads(group["candidates"][1]["extra"]) == {"_message_fields": {"messages": [{"tool_calls": [CALL]}]}}
+
+
+def test_parts_that_are_not_text_are_carried_and_the_texts_joined(parse_rows: Parse) -> None:
+    parts = [{"type": "text", "text": "What is "}, IMAGE, {"type": "text", "text": "this?"}]
+    group = parse_rows([row(prompt=[{"role": "user", "content": parts}])]).groups.to_pylist()[0]
+    assert group["prompt"] == [{"role": "user", "content": "What is this?"}]
+    carried = json.loads(group["extra"])["_message_fields"]["prompt"][0]["content"]
+    assert [{key: item for key, item in part.items() if item is not None} for part in carried] == parts
 
 
 def test_labels_are_carried(parse_rows: Parse) -> None:
