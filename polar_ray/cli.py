@@ -99,14 +99,15 @@ def retry(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an unfinished retry first.")] = False,
 ) -> None:
     """Score again what failed in a finished run, and what was a dead letter, into the table's next generation."""
-    from polar_ray.data.generations import generation, run_of
+    from polar_ray.data.generations import generation
     from polar_ray.running.progress import reporter
+    from polar_ray.running.retry import first_generation
     from polar_ray.running.retry import retry as retry_run
     from polar_ray.showing import print_manifest
 
     manifest = retry_run(run, overrides, allow_changed=allow_changed, fresh=fresh, reporter=reporter())
     number = manifest.generation.number if manifest.generation is not None else 1
-    print_manifest(manifest, generation(run_of(run)[0], number))
+    print_manifest(manifest, generation(first_generation(run, overrides).path, number))
 
 
 @app.command()

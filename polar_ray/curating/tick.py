@@ -23,6 +23,7 @@ from polar_ray.data.storage import Storage
 from polar_ray.errors import RecipeChanged
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.clearing import clear
 from polar_ray.running.manifest import Manifest, read_manifest
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.scorers.fingerprint import same_scorers
@@ -184,7 +185,7 @@ class Curation:
         else:
             if pending is not None:
                 lease.check()
-                self._out.delete_tree(self._out.join("runs", pending.tick))
+                clear(run_folder(self._out, pending.tick, 1))
             pending = Pending(tick_name(state, self._clock()), work.shards)
         self._write_pending(state, pending, lease)
         return pending

@@ -6,17 +6,32 @@ versions/2026-11-21T03-00-00Z/version.json   written last: what is in it
 latest.json                                  names the latest version; object stores have no symbolic links
 """
 
+import re
 from typing import Any
 
 import msgspec
 
 from polar_ray.curating.records import decode, encode
+from polar_ray.curating.shards import run_folder
 from polar_ray.curating.state import State, Version
+from polar_ray.data.own_files import Own, delete_own
+from polar_ray.data.scores import LISTED
 from polar_ray.data.storage import Storage
+from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.errors import NotFinished
 from polar_ray.recipe.curate import Retention
+from polar_ray.running.clearing import check_clearable, clear
 
 SCHEMA = 1
+
+
+OWN = (
+    # The description first: a version without it is none.
+    Own("", "version.json"),
+    Own("table", r"manifest\.json"),
+    Own("table", re.escape(LISTED)),
+)
+"""All files of a version but those of its datasets, in the order in which they are deleted."""
 
 
 class Latest(msgspec.Struct, frozen=True):
@@ -112,10 +127,28 @@ def remove(out: Storage, state: State, gone: list[Version]) -> State:
     """Deletes versions, and runs that no other version and no current shard needs; returns the state without them."""
     kept = [version for version in state.versions if version not in gone]
     needed = {shard.run for shard in state.shards.values()}.union(*(version.runs for version in kept))
+    runs = [run_folder(out, run, 1) for run in sorted({run for version in gone for run in version.runs} - needed)]
+    for run in runs:
+        check_clearable(run)
     for version in gone:
-        # The description first: a version without it is none.
-        out.delete(out.join(folder_of(version.name), "version.json"))
-        out.delete_tree(out.join(folder_of(version.name)))
-        for run in set(version.runs) - needed:
-            out.delete_tree(out.join("runs", run))
+        _remove(out, folder_of(version.name))
+    for run in runs:
+        clear(run)
+        out.delete_empty(run.path)
     return msgspec.structs.replace(state, versions=kept)
+
+
+def _remove(out: Storage, folder: str) -> None:
+    """Deletes what a curation wrote into a version's folder, and the folder if nothing else is in it."""
+    top, marker = out.join(folder), "/_derive/derive.json"
+    datasets = [
+        DerivedFolder(info.path.removesuffix(marker), out.options)
+        for info in out.list(top)
+        if info.path.endswith(marker) and info.path.count("/") == f"{top}/NAME{marker}".count("/")
+    ]
+    for dataset in datasets:
+        dataset.check_clearable()
+    delete_own(out, top, OWN)
+    for dataset in datasets:
+        dataset.clear()
+    out.delete_empty(top)

@@ -13,13 +13,24 @@ from typing import Any
 from polar_ray.data.storage import Storage
 
 FOLDER = "generations"
+RECORD = "_run/run.json"
+"""What makes a folder that of a run."""
 _OF_RUN = re.compile(rf"^(?P<run>.+)/{FOLDER}/(?P<number>\d+)$")
 
 
-def run_of(path: str) -> tuple[str, int | None]:
-    """Returns the run that a path belongs to, and the number of the generation that it names, if it names one."""
+def run_of(path: str, options: dict[str, Any] | None = None) -> tuple[str, int | None]:
+    """Returns the run that a path belongs to, and the number of the generation that it names, if it names one.
+
+    A folder of such a name names a generation only where it lies in a run.
+
+    Args:
+        path: A run's output folder, or that of one of its generations.
+        options: ``storage_options``.
+    """
     match = _OF_RUN.match(path.rstrip("/"))
-    return (path.rstrip("/"), None) if match is None else (match["run"], int(match["number"]))
+    if match is None or not Storage.of(match["run"], options).is_file(f"{match['run']}/{RECORD}"):
+        return path.rstrip("/"), None
+    return match["run"], int(match["number"])
 
 
 def generation(run: str, number: int) -> str:
@@ -34,7 +45,7 @@ def newest(path: str, options: dict[str, Any] | None = None) -> tuple[str, int]:
         path: A run's output folder, or that of one of its generations.
         options: ``storage_options``.
     """
-    run, number = run_of(path)
+    run, number = run_of(path, options)
     if number is not None:
         return generation(run, number), number
     storage = Storage.of(run, options)

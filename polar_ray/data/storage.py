@@ -5,12 +5,13 @@ put in one go after its content is complete.
 """
 
 import os
+import re
 import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, BinaryIO, cast
@@ -23,7 +24,8 @@ from polar_ray.data.filesystems import AZURE_SCHEMES, make_filesystem
 from polar_ray.data.glob import compile_glob, fixed_folder, is_glob
 
 TEMPORARY_PREFIX = ".tmp-"
-"""Files whose name starts so are left by writers that were killed; they are never listed."""
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{32}")
+"""Files of such a name are left by writers that were killed; they are never listed."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,18 @@ class Storage:
         except FileNotFoundError:
             return
 
+    def delete_empty(self, path: str) -> None:
+        """Deletes a folder, and those in it, as far as no file is left in them; one that is not there is no error."""
+        key = self._key(path)
+        if not self.is_local:
+            # What an object store shows of a folder without files is a marker.
+            if not self.list(path):
+                self.delete_tree(path)
+            return
+        for folder, _, _ in os.walk(key, topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
+
     def relative(self, path: str) -> str:
         """Returns a path as ``filesystem`` takes it: without the scheme."""
         return self._key(path)
@@ -287,7 +301,7 @@ class Storage:
 
 def is_temporary(path: str) -> bool:
     """Whether a file is what a killed writer left."""
-    return path.rsplit("/", 1)[-1].startswith(TEMPORARY_PREFIX)
+    return _TEMPORARY.fullmatch(path.rsplit("/", 1)[-1]) is not None
 
 
 def _split_url(url: str) -> tuple[str, str | None, str]:

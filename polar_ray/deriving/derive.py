@@ -106,7 +106,7 @@ def derive(
             if progress is not None:
                 progress(done, len(units))
         if total.missing and recipe.run.missing == "error":
-            buckets.delete_tree(buckets.url)
+            folder.delete_joined()
             raise _not_joined(recipe, total.missing)
     manifest = DerivedManifest(
         task=recipe.task,
@@ -127,7 +127,7 @@ def derive(
         },
     )
     storage = folder.storage
-    storage.delete_tree(buckets.url)
+    folder.delete_joined()
     storage.write_atomic(folder.join("README.md"), card(recipe, manifest).encode())
     if recipe.export.kind == "llama_factory":
         sides = [side for side in (TRAIN, VALIDATION) if total.rows[side]]

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from polar_ray.data.own_files import Own, delete_own, refuse_links
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.shards import FileRecord
 from polar_ray.errors import NotARun, NotFinished, OutputError, RecipeChanged
@@ -74,6 +75,30 @@ class DerivedManifest(msgspec.Struct, frozen=True):
     missing: dict[str, dict[str, int]] = {}
 
 
+class _Marker(msgspec.Struct, frozen=True):
+    """What every version has written into ``derive.json``, among other things."""
+
+    recipe: dict[str, Any]
+    parent: str
+    versions: dict[str, str]
+
+
+JOINED = Own("_derive/joined", r".+/\d{4,}/\d{5,}\.parquet")
+"""Rows of joined tables, in an interrupted derivation."""
+OWN = (
+    # The manifest first, for nothing may look finished that is not; the marker last: it says whose folder this is.
+    Own("", "manifest.json"),
+    Own("data/train", r"part-\d{5,}\.(parquet|jsonl)"),
+    Own("data/validation", r"part-\d{5,}\.(parquet|jsonl)"),
+    Own("ledger", r"part-\d{5,}\.parquet"),
+    Own("", "README.md"),
+    Own("", "dataset_info.json"),
+    JOINED,
+    Own("_derive", r"derive\.json"),
+)
+"""All files of a derivation, in the order in which they are deleted."""
+
+
 @dataclass(frozen=True)
 class DerivedFolder:
     """Paths of a derivation and what lies at them."""
@@ -97,9 +122,26 @@ class DerivedFolder:
         )
 
     def clear(self) -> None:
-        """Deletes the derivation in the folder, if there is one, and nothing else."""
-        if self.storage.exists(self.join("_derive", "derive.json")):
-            self._clear()
+        """Deletes the derivation in the folder, if there is one, and nothing else.
+
+        Raises:
+            OutputError: A folder of the derivation is a link; nothing was deleted.
+        """
+        if self._is_derivation():
+            delete_own(self.storage, self.path, OWN)
+
+    def check_clearable(self) -> None:
+        """Makes sure that the derivation in the folder can be deleted, if there is one.
+
+        Raises:
+            OutputError: A folder of the derivation is a link.
+        """
+        if self._is_derivation():
+            refuse_links(self.storage, self.path, OWN)
+
+    def delete_joined(self) -> None:
+        """Deletes the rows of joined tables that were sorted to be read."""
+        delete_own(self.storage, self.path, (JOINED,))
 
     def establish(self, identity: dict[str, Any], *, fresh: bool) -> DerivedManifest | None:
         """Makes the folder ready; returns the manifest if it already holds this derivation, finished.
@@ -111,7 +153,7 @@ class DerivedFolder:
         """
         storage, record = self.storage, msgspec.json.encode(identity, order="deterministic")
         marker, manifest = self.join("_derive", "derive.json"), self.join("manifest.json")
-        if not storage.exists(marker):
+        if not self._is_derivation():
             if storage.list(self.path):
                 raise NotARun(
                     f"{self.path} holds files but no derived dataset, so nothing is written there; give another "
@@ -125,7 +167,8 @@ class DerivedFolder:
                 "versions of the software; give another output.path, or delete it with --fresh"
             )
         else:
-            self._clear()
+            # The old marker stays until the new one takes its place: it says whose folder this is.
+            delete_own(storage, self.path, OWN[:-1])
         storage.write_atomic(marker, record)
         return None
 
@@ -145,12 +188,10 @@ class DerivedFolder:
         except msgspec.ValidationError as error:
             raise OutputError(f"{self.path}/manifest.json is not that of a derived dataset: {error}") from None
 
-    def _clear(self) -> None:
-        storage = self.storage
-        # The manifest first, for nothing may look finished that is not; the marker last: it says whose folder this is.
-        storage.delete(self.join("manifest.json"))
-        for name in ("data", "ledger"):
-            storage.delete_tree(self.join(name))
-        for name in ("README.md", "dataset_info.json"):
-            storage.delete(self.join(name))
-        storage.delete_tree(self.join("_derive"))
+    def _is_derivation(self) -> bool:
+        """Whether the record of a derivation is in the folder, which has the keys that ``establish`` was given."""
+        try:
+            record = msgspec.json.decode(self.storage.read_bytes(self.join("_derive", "derive.json")), type=_Marker)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return False
+        return bool(record.recipe and record.versions)

@@ -29,9 +29,19 @@ def check_derivations(recipe: Recipe, parent: Parent | None) -> None:
 
 
 def clear_derivations(recipe: Recipe) -> None:
-    """Deletes what the recipe derived earlier, since the scores that it came from are about to go."""
-    for derivation in recipe.derivations.values():
-        DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options).clear()
+    """Deletes what the recipe derived earlier, since the scores that it came from are about to go.
+
+    Raises:
+        OutputError: A folder of one of the datasets is a link; nothing was deleted.
+    """
+    folders = [
+        DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options)
+        for derivation in recipe.derivations.values()
+    ]
+    for folder in folders:
+        folder.check_clearable()
+    for folder in folders:
+        folder.clear()
 
 
 def _schema(recipe: Recipe, parent: Parent | None, derivation: DeriveRecipe) -> pa.Schema:

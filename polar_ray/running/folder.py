@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from polar_ray.data.generations import FOLDER
+from polar_ray.data.generations import RECORD
 from polar_ray.data.storage import Storage
 from polar_ray.errors import NotARun
 from polar_ray.scorers.verification import Verification
@@ -119,7 +119,7 @@ class RunFolder:
     @property
     def identity(self) -> str:
         """Path of the record of what the run is."""
-        return self.join("_run", "run.json")
+        return self.join(RECORD)
 
     def read_commits(self) -> dict[str, Commit]:
         """Returns the commit records by split."""
@@ -152,26 +152,7 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether the folder holds a run, finished or not."""
-        return self.storage.exists(self.identity) or self.is_finished()
-
-    def clear(self) -> None:
-        """Deletes the run in the folder and nothing else.
-
-        The manifest goes first and the commit records before what they stand for, so an interruption leaves a run
-        that can be resumed or cleared.
-
-        Raises:
-            NotARun: The folder holds files, but no run.
-        """
-        storage = self.storage
-        if not self.is_run():
-            self.check_free()
-            return
-        if storage.exists(self.manifest):
-            storage.delete(self.manifest)
-        kept = (("_run", "commits"), ("_run", "duplicates"), ("scores",), ("dead_letters",), ("_run",))
-        for names in ((FOLDER,), *kept):
-            storage.delete_tree(self.join(*names))
+        return self.storage.is_file(self.identity)
 
     def check_free(self) -> None:
         """Raises NotARun if the folder holds anything."""

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from polar_ray import __version__
 from polar_ray.data.listing import InputFile
-from polar_ray.errors import RecipeChanged
+from polar_ray.errors import NotARun, RecipeChanged
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import RunFolder
@@ -62,33 +62,36 @@ def describe(file: InputFile) -> dict[str, Any]:
     return {"size": file.size, **version}
 
 
-def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> None:
-    """Records what the run in the folder is, or checks that a run already there is the same.
-
-    Args:
-        folder: Where the run is, or is to be.
-        identity: What the run is.
-        fresh: Delete a run that is there already.
+def read_identity(folder: RunFolder) -> Identity | None:
+    """Returns the record of what the run in a folder is, or None if no run is there.
 
     Raises:
-        NotARun: The folder holds files but no run.
-        RecipeChanged: The run there has another recipe, input or model; the message says where they differ.
+        NotARun: There is a file of the record's name that is none.
     """
-    storage = folder.storage
-    if fresh:
-        folder.clear()
-    if not storage.exists(folder.identity):
-        # Beside a run that was just cleared there may be files of the user's.
-        if not fresh:
-            folder.check_free()
-        storage.write_atomic(folder.identity, msgspec.json.encode(identity))
-        return
-    earlier = msgspec.json.decode(storage.read_bytes(folder.identity), type=Identity).completed(identity)
-    before, now = _flat(msgspec.to_builtins(earlier)), _flat(msgspec.to_builtins(identity))
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    try:
+        data = folder.storage.read_bytes(folder.identity)
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(data, type=Identity)
+    except msgspec.DecodeError as error:
+        raise NotARun(
+            f"{folder.identity} is not the record of a run of polar_ray ({error}), so nothing is written or deleted "
+            "there; restore it from a copy, or give another output.path"
+        ) from error
+
+
+def check_same(folder: RunFolder, before: Identity, now: Identity) -> None:
+    """Makes sure that the run that goes on in a folder is the one that was begun there.
+
+    Raises:
+        RecipeChanged: It has another recipe, input or model; the message says where they differ.
+    """
+    one, other = _flat(msgspec.to_builtins(before.completed(now))), _flat(msgspec.to_builtins(now))
+    changed = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     if changed:
         shown = "; ".join(
-            f"{key} was {before.get(key, 'absent')!s:.80} and is {now.get(key, 'absent')!s:.80}" for key in changed[:3]
+            f"{key} was {one.get(key, 'absent')!s:.80} and is {other.get(key, 'absent')!s:.80}" for key in changed[:3]
         )
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise RecipeChanged(

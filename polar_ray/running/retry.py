@@ -52,8 +52,8 @@ def retry(
         InputError: A file of the run's input is gone.
     """
     reporter = reporter or Silent()
-    options: dict[str, Any] = apply_overrides({}, overrides or []).get("output", {}).get("storage_options", {})
-    root = RunFolder.of(run_of(run)[0], options).path
+    first = first_generation(run, overrides)
+    root, options = first.path, first.options
     folder, number = newest(root, options)
     parent = RunFolder.of(folder, options)
     manifest = read_manifest(parent)
@@ -67,7 +67,7 @@ def retry(
     held = {**manifest.recipe, "input": {**manifest.recipe["input"], "storage_options": {}}, "output": output}
     if manifest.parent is not None:
         # The very table that the scorers were added to, though it may have a newer generation.
-        run, number_of = run_of(manifest.parent.path)
+        run, number_of = run_of(manifest.parent.path, recipe_options(overrides, "input"))
         held["input"]["path"] = manifest.parent.path if number_of is not None else f"{run}/generations/1"
     before = Recipe.of(held)
     # Where it goes is the run's affair.
@@ -97,6 +97,18 @@ def retry(
         return manifest
     parent_run = parent_of(recipe)
     return score(recipe, parent_run, target, files, fresh=fresh and target.is_run(), reporter=reporter, retrial=retrial)
+
+
+def first_generation(run: str, overrides: list[str] | None = None) -> RunFolder:
+    """Returns the folder of the run that a path belongs to, which may be that of one of its generations."""
+    options = recipe_options(overrides, "output")
+    return RunFolder.of(run_of(run, options)[0], options)
+
+
+def recipe_options(overrides: list[str] | None, part: str) -> dict[str, Any]:
+    """Returns the storage options of the input or the output that overrides give."""
+    options: dict[str, Any] = apply_overrides({}, overrides or []).get(part, {}).get("storage_options", {})
+    return options
 
 
 def _files(recipe: Recipe, manifest: Manifest) -> tuple[list[InputFile], int]:

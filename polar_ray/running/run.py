@@ -6,21 +6,24 @@ from datetime import datetime, timezone
 import msgspec
 import ray
 
+from polar_ray.data.generations import run_of
 from polar_ray.data.listing import InputFile
 from polar_ray.data.sources import plan_sources
-from polar_ray.errors import RunStalled
+from polar_ray.errors import OutputError, RunStalled
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import Actors
 from polar_ray.running.attempts import start_attempt_log
+from polar_ray.running.clearing import check_clearable
 from polar_ray.running.clock import ScoringClock
 from polar_ray.running.cluster import Pool, connected, pools
 from polar_ray.running.derivations import check_derivations, clear_derivations
 from polar_ray.running.deriving import derive_all
 from polar_ray.running.duplicates import remove_duplicates
+from polar_ray.running.establish import establish
 from polar_ray.running.failures import PassLost
 from polar_ray.running.fingerprints import fingerprints_of
 from polar_ray.running.folder import RunFolder
-from polar_ray.running.identity import Identity, describe, establish, versions
+from polar_ray.running.identity import Identity, describe, versions
 from polar_ray.running.inputs import input_files
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
@@ -63,11 +66,15 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     parent = parent_of(recipe)
     check_derivations(recipe, parent)
     folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
+    of, number = run_of(folder.path, folder.options)
+    if number is not None:
+        raise OutputError(
+            f"{folder.path} is the place of a retry of the run in {of}, which is what reads of it would give; give "
+            "another output.path"
+        )
     if not recipe.derive:
         return score(recipe, parent, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter)
     with connected(recipe.compute):
-        if fresh:
-            clear_derivations(recipe)
         manifest = score(recipe, parent, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter)
         derive_all(recipe, reporter.say)
     return manifest
@@ -101,6 +108,10 @@ def score(
         if retrial is not None:
             retrial.check(job.fingerprints)
         fingerprints = {**(parent.fingerprints if parent is not None else {}), **job.fingerprints}
+        if fresh:
+            check_clearable(folder)
+            if retrial is None:
+                clear_derivations(recipe)
         establish(folder, Identity.of(recipe, files, fingerprints), fresh=fresh)
         if folder.is_finished():
             reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from runs import files_below
 
 from polar_ray.curating.state import Shard, State, Version
 from polar_ray.curating.versions import expired, latest_version, point_to, points_to, remove
 from polar_ray.data.storage import Storage
-from polar_ray.errors import NotFinished, StateError
+from polar_ray.errors import NotFinished, OutputError, StateError
 from polar_ray.recipe.curate import Retention
 
 DAY = 86400.0
@@ -37,17 +38,57 @@ def test_versions_expire_by_number_and_age_but_not_the_latest_nor_one_just_repla
     assert [version.name for version in expired(nightly(10), keep, now)] == gone
 
 
-def test_runs_go_with_the_last_version_and_shard_that_need_them(tmp_path: Path) -> None:
-    out = Storage.of(str(tmp_path))
-    versions = [Version("v1", 1, ["r1", "r2"]), Version("v2", 2, ["r2", "r3"]), Version("v3", 3, ["r3", "r4"])]
+def curated(out: Storage) -> list[Version]:
+    """Four runs, each with a part, and four versions with a table and a dataset, beside files of somebody else."""
+    record = b'{"input": {}, "files": {}, "fingerprints": {}}'
+    derived = b'{"recipe": {"seed": 0}, "parent": "0", "versions": {"polar-ray": "0"}}'
     for number in (1, 2, 3, 4):
-        out.write_atomic(out.join("runs", f"r{number}", "manifest.json"), b"{}")
-        out.write_atomic(out.join("versions", f"v{number}", "version.json"), b"{}")
-    shard = Shard(identity={}, run="r4", generation=1, file_index=0, splits=1, counts={})
-    state = remove(out, State(versions=versions, shards={"x": shard}), versions[:1])
+        run, version = f"runs/r{number}", f"versions/v{number}"
+        for name in ("manifest.json", "_run/run.json", "scores/part-00000-00000.parquet"):
+            out.write_atomic(out.join(run, name), record)
+        for name in ("version.json", "table/manifest.json", "table/scores.json", "pairs/data/train/part-00000.jsonl"):
+            out.write_atomic(out.join(version, name), b"{}")
+        out.write_atomic(out.join(version, "pairs/_derive/derive.json"), derived)
+    return [Version("v1", 1, ["r1", "r2"]), Version("v2", 2, ["r2", "r3"]), Version("v3", 3, ["r3", "r4"])]
+
+
+def names(out: Storage, top: str) -> set[str]:
+    return {info.path.removeprefix(out.join(top, "")).split("/")[0] for info in out.list(out.join(top))}
+
+
+SHARD = Shard(identity={}, run="r4", generation=1, file_index=0, splits=1, counts={})
+
+
+def test_runs_go_with_the_last_version_and_shard_that_need_them(folder: Storage) -> None:
+    versions = curated(folder)
+    state = remove(folder, State(versions=versions, shards={"x": SHARD}), versions[:1])
     assert state.versions == versions[1:]
-    assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["v2", "v3", "v4"]
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["r2", "r3", "r4"]
+    assert names(folder, "versions") == {"v2", "v3", "v4"}
+    assert names(folder, "runs") == {"r2", "r3", "r4"}
+
+
+def test_what_somebody_else_put_there_stays(folder: Storage) -> None:
+    versions = curated(folder)
+    mine = [
+        folder.join(name) for name in ("versions/v1/notes.md", "versions/v1/table/mine.csv", "runs/r1/scores/x.csv")
+    ]
+    for path in mine:
+        folder.write_atomic(path, b"mine")
+    remove(folder, State(versions=versions), versions[:1])
+    gone = [folder.join("versions", "v1"), folder.join("runs", "r1")]
+    assert [info.path for top in gone for info in folder.list(top)] == mine
+
+
+def test_nothing_is_deleted_behind_a_link(tmp_path: Path) -> None:
+    out = Storage.of(str(tmp_path / "out"))
+    versions = curated(out)
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "out" / "runs" / "r1" / "scores").rename(elsewhere)
+    (tmp_path / "out" / "runs" / "r1" / "scores").symlink_to(elsewhere)
+    before = files_below(tmp_path)
+    with pytest.raises(OutputError, match="is a link to"):
+        remove(out, State(versions=versions), versions[:1])
+    assert files_below(tmp_path) == before
 
 
 def test_latest_names_the_version_it_was_moved_to(folder: Storage) -> None:

@@ -15,7 +15,7 @@ from score_tables import assistant, group, score_table, user, write_run
 from polar_ray.deriving.derive import derive
 from polar_ray.deriving.derived_folder import DerivedManifest
 from polar_ray.deriving.units import UnitReader
-from polar_ray.errors import ConservationError, NotARun, NotFinished, RecipeChanged
+from polar_ray.errors import ConservationError, NotARun, NotFinished, OutputError, RecipeChanged
 from polar_ray.recipe.derive import DeriveRecipe
 
 RUNNABLE: dict[str, dict[str, Any]] = {
@@ -228,6 +228,39 @@ def test_what_an_interrupted_derivation_left_is_replaced(run: Path, tmp_path: Pa
     (out / "manifest.json").unlink()
     derive(recipe(run, out, **RUNNABLE["pairs"]))
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_fresh_deletes_the_dataset_and_nothing_else(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    derive(recipe(run, out, **RUNNABLE["best_of_n"], files={"shard_rows": 5}))
+    mine = {"data/mine.csv", "data/train/part-00000.jsonl.mine", "ledger/notes.txt", "_derive/mine", "models/a.bin"}
+    for name in mine:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+    derive(recipe(run, out, **RUNNABLE["pairs"]), fresh=True)
+    derive(recipe(run, tmp_path / "whole", **RUNNABLE["pairs"]))
+    assert contents(out) == contents(tmp_path / "whole") | dict.fromkeys(mine, b"mine")
+
+
+def test_nothing_is_deleted_behind_a_link(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    derive(recipe(run, out, **RUNNABLE["pairs"]))
+    (out / "ledger").rename(tmp_path / "elsewhere")
+    (out / "ledger").symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match=r"ledger is a link to .*elsewhere, and nothing is deleted behind a link"):
+        derive(recipe(run, out, "seed=1", **RUNNABLE["pairs"]), fresh=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_marker_that_is_none_makes_no_dataset(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("_derive/derive.json", "manifest.json", "data/train/part-00000.jsonl"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("{}")
+    with pytest.raises(NotARun, match="no derived dataset"):
+        derive(recipe(run, out, **RUNNABLE["pairs"]), fresh=True)
+    assert set(contents(out)) == {"_derive/derive.json", "manifest.json", "data/train/part-00000.jsonl"}
 
 
 def test_an_error_half_way_leaves_no_half_a_file_and_no_manifest(

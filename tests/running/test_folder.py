@@ -1,10 +1,11 @@
-"""A run's folder is deleted only if it is one, and nothing else in it is."""
+"""Where a run's files are, and what they say of it."""
 
+import uuid
 from pathlib import Path
 
 import msgspec
 import pytest
-from runs import commit, files_below
+from runs import commit
 
 from polar_ray.errors import NotARun, NotFinished
 from polar_ray.running.folder import RunFolder
@@ -40,31 +41,8 @@ def test_a_url_stays_as_it_is() -> None:
     assert RunFolder.of("s3://bucket/out/").join("scores") == "s3://bucket/out/scores"
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_clearing_deletes_the_run_and_nothing_else(tmp_path: Path, finished: bool) -> None:
-    folder = make_run(tmp_path, finished=finished)
-    (tmp_path / "notes.txt").write_text("mine")
-    folder.clear()
-    assert files_below(tmp_path) == {"notes.txt"}
-    assert not folder.is_run()
-
-
-def test_a_folder_that_is_no_run_is_not_cleared(tmp_path: Path) -> None:
-    (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "football.csv").write_text("1:0")
-    with pytest.raises(NotARun, match="holds files but no run of polar_ray"):
-        RunFolder.of(str(tmp_path)).clear()
-    assert files_below(tmp_path) == {"scores/football.csv"}
-
-
-def test_an_empty_folder_or_none_can_be_cleared(tmp_path: Path) -> None:
-    RunFolder.of(str(tmp_path)).clear()
-    RunFolder.of(str(tmp_path / "nowhere")).clear()
-    assert files_below(tmp_path) == set()
-
-
 def test_what_a_killed_writer_left_does_not_make_a_folder_foreign(tmp_path: Path) -> None:
-    (tmp_path / ".tmp-0123").write_text("half")
+    (tmp_path / f".tmp-{uuid.uuid4().hex}").write_text("half")
     RunFolder.of(str(tmp_path)).check_free()
 
 

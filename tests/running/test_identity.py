@@ -10,8 +10,9 @@ from runs import TESTS, TINY_POLAR, files_below
 from polar_ray.data.listing import InputFile
 from polar_ray.errors import NotARun, RecipeChanged
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.establish import establish
 from polar_ray.running.folder import RunFolder
-from polar_ray.running.identity import Identity, describe, establish
+from polar_ray.running.identity import Identity, describe
 from polar_ray.scorers.catalog import fingerprint_of
 
 FILES = [
@@ -156,6 +157,13 @@ def test_a_folder_with_files_of_another_kind_is_not_written_to(tmp_path: Path) -
     with pytest.raises(NotARun, match="nothing is written there"):
         establish(RunFolder.of(str(tmp_path)), identity())
     assert files_below(tmp_path) == {"thesis.tex"}
+
+
+def test_a_damaged_record_is_named_and_nothing_is_done_there(folder: RunFolder) -> None:
+    Path(folder.identity).write_bytes(b'{"input": {')
+    for fresh in (False, True):
+        with pytest.raises(NotARun, match=r"_run/run\.json is not the record of a run of polar_ray"):
+            establish(folder, identity(), fresh=fresh)
 
 
 def test_credentials_are_not_written_down(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from conftest import rows, write_jsonl, write_parquet
 from runs import Listening, files_below, part_files, recipe
 
-from polar_ray.errors import NotARun, RecipeChanged
+from polar_ray.errors import NotARun, OutputError, RecipeChanged
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.run import run
 
@@ -56,6 +56,10 @@ def counts(output: Path) -> dict[str, Any]:
     return {name: manifest[name] for name in ("counts", "conservation", "fingerprints", "inputs")}
 
 
+LEFTOVER = f".tmp-{'0f' * 16}"
+"""A file of a name that writers give while they write."""
+
+
 def test_the_run_is_worth_interrupting(fresh: Path) -> None:
     assert len(part_files(fresh)) == 7
     assert counts(fresh)["counts"]["dead_letters"] == {
@@ -72,13 +76,13 @@ def test_what_is_missing_is_done_again_to_the_same_bytes(inputs: Path, fresh: Pa
         remove(copy, split, kinds)
     remove(copy, "00000-00002", ["commits", "scores", "dead_letters"])
     remove(copy, "00001-00001", ["commits", "scores"])
-    (copy / "scores" / ".tmp-0123").write_bytes(b"half a part")
+    (copy / "scores" / LEFTOVER).write_bytes(b"half a part")
     listening = Listening()
     manifest = run(wanted(inputs, copy), reporter=listening)
     assert manifest.resumed_splits == 3
     assert listening.said[0].startswith("resuming: 3 splits with ")
     # With the run finished, the leftovers are nobody's.
-    assert not (copy / "scores" / ".tmp-0123").exists()
+    assert not (copy / "scores" / LEFTOVER).exists()
     assert lasting(copy) == lasting(fresh)
     assert counts(copy) == counts(fresh)
 
@@ -160,3 +164,9 @@ def test_scattered_input_goes_on_partition_by_partition(tmp_path: Path) -> None:
     assert lasting(tmp_path / "again") == lasting(tmp_path / "fresh")
     assert counts(tmp_path / "again") == counts(tmp_path / "fresh")
     assert json.loads((tmp_path / "again/manifest.json").read_text())["counts"]["groups"] == 12
+
+
+def test_a_run_does_not_go_where_a_retry_of_another_would(inputs: Path, copy: Path) -> None:
+    with pytest.raises(OutputError, match=f"the place of a retry of the run in {copy}"):
+        run(wanted(inputs, copy / "generations" / "2"))
+    assert not (copy / "generations").exists()

@@ -1,0 +1,33 @@
+"""Establishing: a folder becomes that of a run, or is found to be it already."""
+
+import msgspec
+
+from polar_ray.running.clearing import clear_results
+from polar_ray.running.folder import RunFolder
+from polar_ray.running.identity import Identity, check_same, read_identity
+
+
+def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> None:
+    """Records what the run in the folder is, or checks that a run already there is the same.
+
+    Args:
+        folder: Where the run is, or is to be.
+        identity: What the run is.
+        fresh: Delete a run that is there already, and nothing else.
+
+    Raises:
+        NotARun: The folder holds files but no run.
+        OutputError: A folder of the run is a link, behind which nothing is deleted.
+        RecipeChanged: The run there has another recipe, input or model; the message says where they differ.
+    """
+    earlier = read_identity(folder)
+    if earlier is not None and not fresh:
+        check_same(folder, earlier, identity)
+        return
+    if earlier is None:
+        folder.check_free()
+    else:
+        # The old record stays until the new one takes its place: beside the run there may be files of the user's, and
+        # without a record nobody could tell whose folder this is.
+        clear_results(folder)
+    folder.storage.write_atomic(folder.identity, msgspec.json.encode(identity))
