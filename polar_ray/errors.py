@@ -7,6 +7,9 @@
     │   ├── TooManyDeadLetters the input is mostly garbage
     │   └── NotJoined          a joined run lacks candidates
     ├── StorageError           a path or an object store cannot be used
+    │   └── StorageFault       a storage did not do what was asked of it
+    │       ├── StorageAway    it was waited for, and did not come back
+    │       └── StorageDenied  it does not let this user in
     ├── OutputError            the output folder is not usable for this run
     │   ├── NotARun            the folder holds something that is not a run
     │   ├── NotFinished        a run is there, but it has not finished
@@ -53,6 +56,18 @@ class NotJoined(InputError):
 
 class StorageError(PolarRayError):
     """A path or an object store cannot be used."""
+
+
+class StorageFault(StorageError, OSError):
+    """A storage did not do what was asked of it."""
+
+
+class StorageAway(StorageFault):
+    """A storage was away, full or read-only for longer than it is waited for."""
+
+
+class StorageDenied(StorageFault, PermissionError):
+    """A storage does not let this user read or write there."""
 
 
 class OutputError(PolarRayError):

@@ -8,7 +8,6 @@ from rich.text import Text
 
 from polar_ray.data.scores import scorer_names
 from polar_ray.data.status import Status
-from polar_ray.data.storage import Storage
 from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.deriving.summary import summary
@@ -63,7 +62,7 @@ def print_manifest(manifest: "Manifest", path: str, table: str = "scores/part-*.
 def print_derived(recipe: "Recipe") -> None:
     """Prints what a run derived from its score table."""
     for name, derivation in recipe.derivations.items():
-        folder = DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options)
+        folder = DerivedFolder.of(derivation.output, derivation.limits.storage_wait_s)
         say(f"\n{name}: {summary(folder.read_manifest(), derivation.output.path)}")
 
 

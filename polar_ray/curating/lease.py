@@ -150,7 +150,7 @@ class Lease:
             try:
                 if self._clock() < self._record.expires:
                     self.renew()
-            except OSError:
+            except OSError:  # StorageFault is one
                 # The storage is away for a while. Either it comes back in time, or ``check`` says what happened.
                 continue
 

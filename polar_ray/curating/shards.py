@@ -39,8 +39,9 @@ def listed_shards(recipe: CurateRecipe, out: Storage, now: float) -> dict[str, d
     paths = [recipe.input.path] if isinstance(recipe.input.path, str) else recipe.input.path
     found: dict[str, InputFile] = {}
     for path in paths:
+        one = recipe.input.model_copy(update={"path": path})
         try:
-            found |= {file.path: file for file in list_input(recipe.input.model_copy(update={"path": path}))}
+            found |= {file.path: file for file in list_input(one, out.wait_s)}
         except NoFiles:
             continue
     own = out.join("")
@@ -63,14 +64,14 @@ def new_shards(listed: Mapping[str, dict[str, Any]], state: State) -> dict[str, 
 def retried_runs(out: Storage, state: State) -> dict[str, int]:
     """Returns the runs with a newer generation than the state knows, and its number."""
     known = {shard.run: shard.generation for shard in state.shards.values()}
-    found = {run: newest(run_folder(out, run, 1).path, out.options)[1] for run in known}
+    found = {run: newest(run_folder(out, run, 1).path, out.options, out.wait_s)[1] for run in known}
     return {run: number for run, number in found.items() if number > known[run]}
 
 
 def run_folder(out: Storage, run: str, generation: int) -> RunFolder:
     """Returns the folder of a generation of a tick's run."""
     names = [] if generation == 1 else ["generations", str(generation)]
-    return RunFolder(out.join("runs", run, *names), out.options)
+    return RunFolder(out.join("runs", run, *names), out.options, out.wait_s)
 
 
 def shards_of(out: Storage, run: str, generation: int, identities: Mapping[str, dict[str, Any]]) -> dict[str, Shard]:

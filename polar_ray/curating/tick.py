@@ -78,7 +78,7 @@ class Curation:
         self, recipe: CurateRecipe, *, reporter: Reporter | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self._recipe = recipe
-        self._out = Storage.of(recipe.output.path, recipe.output.storage_options)
+        self._out = Storage.of(recipe.output.path, recipe.output.storage_options, recipe.limits.storage_wait_s)
         self._reporter = reporter or Silent()
         self._clock = clock
 
@@ -87,7 +87,9 @@ class Curation:
         state = read_state(self._out)
         if not self._work(state).any:
             return self._nothing(state)
-        leases = Storage.of(self._out.join("_curate", "lease"), self._out.options)
+        # A lease that cannot be renewed in time is lost, however long the storage is waited for elsewhere.
+        wait_s = min(self._out.wait_s, self._recipe.lease_s / 3)
+        leases = Storage.of(self._out.join("_curate", "lease"), self._out.options, wait_s)
         try:
             lease = Lease.take(leases, self._recipe.lease_s, clock=self._clock)
         except Busy as busy:

@@ -142,7 +142,7 @@ def _remove(out: Storage, folder: str) -> None:
     """Deletes what a curation wrote into a version's folder, and the folder if nothing else is in it."""
     top, marker = out.join(folder), "/_derive/derive.json"
     datasets = [
-        DerivedFolder(info.path.removesuffix(marker), out.options)
+        DerivedFolder(info.path.removesuffix(marker), out.options, out.wait_s)
         for info in out.list(top)
         if info.path.endswith(marker) and info.path.count("/") == f"{top}/NAME{marker}".count("/")
     ]

@@ -47,7 +47,7 @@ def read_chunks(storage: Storage, path: str, compression: Compression | None) ->
 
     Raises:
         DamagedFile: After the last good byte: the rest cannot be decompressed, or there is no such file.
-        OSError: The storage fails.
+        StorageFault: The storage fails.
     """
     good = 0
     try:
@@ -82,8 +82,10 @@ def _chunks(storage: Storage, path: str, compression: Compression | None, size: 
             while chunk := raw.read(size):
                 yield chunk
             return
-        watched = _Watched(pa.BufferedInputStream(raw, _BUFFER_BYTES))
-        stream = pa.CompressedInputStream(pa.PythonFile(watched, mode="r"), compression)
+        watched = _Watched(raw)
+        # One buffer below the decompressor, so that it does not ask the storage for every few bytes.
+        buffered = pa.BufferedInputStream(pa.PythonFile(watched, mode="r"), _BUFFER_BYTES)
+        stream = pa.CompressedInputStream(buffered, compression)
         try:
             while skip:
                 skip -= len(stream.read(min(skip, CHUNK_BYTES)))
@@ -91,5 +93,5 @@ def _chunks(storage: Storage, path: str, compression: Compression | None, size: 
                 yield chunk
         except (OSError, pa.ArrowException) as error:
             if watched.error is not None:
-                raise
+                raise watched.error from error
             raise DamagedFile(f"The {compression} data is broken or cut: {error}") from error

@@ -1,12 +1,17 @@
 """Creating a file only where there is none: of several processes that try, exactly one succeeds."""
 
+import errno
 import os
 import uuid
 from typing import Any
 
-from polar_ray.data.filesystems import S3_SCHEMES
-from polar_ray.data.storage import TEMPORARY_PREFIX, Storage
+from polar_ray.data.filesystems import ATTEMPTS, S3_SCHEMES
+from polar_ray.data.replacing import TEMPORARY_PREFIX
+from polar_ray.data.storage import Storage
 from polar_ray.errors import StorageError
+
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
+"""What file systems without hard links say."""
 
 
 def create(storage: Storage, path: str, data: bytes) -> bool:
@@ -22,14 +27,22 @@ def create(storage: Storage, path: str, data: bytes) -> bool:
     Raises:
         StorageError: The storage is not known to be able to do this.
     """
-    if storage.is_local:
-        return _create_local(storage.relative(path), data)
-    if storage.scheme in S3_SCHEMES:
-        return _create_s3(storage, storage.relative(path), data)
-    raise StorageError(
-        f"{storage.url} cannot be shared by several processes: a file that only one of them can create is needed, and "
-        "that is known to work on local paths and on s3://; give an output.path there"
-    )
+    if not storage.is_local and storage.scheme not in S3_SCHEMES:
+        raise StorageError(
+            f"{storage.url} cannot be shared by several processes: a file that only one of them can create is needed, "
+            "and that is known to work on local paths and on s3://; give an output.path there"
+        )
+    tries = 0
+
+    def create_once() -> bool:
+        nonlocal tries
+        tries += 1
+        key = storage.relative(path)
+        return _create_local(key, data) if storage.is_local else _create_s3(storage, key, data)
+
+    created = storage.patience.ask(path, create_once, writing=True)
+    # The answer of an earlier try may have been lost on its way, and then the file that is there is this one.
+    return created or (tries > 1 and storage.read_bytes(path) == data)
 
 
 def _create_local(path: str, data: bytes) -> bool:
@@ -41,11 +54,14 @@ def _create_local(path: str, data: bytes) -> bool:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise StorageError(f"{folder} has no hard links, of which only one can have a name: {error}") from error
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise StorageError(f"{folder} has no hard links, of which only one can have a name: {error}") from error
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
@@ -59,7 +75,13 @@ def _create_s3(storage: Storage, key: str, data: bytes) -> bool:
         raise StorageError("s3:// needs a package that is not installed: pip install 'polar-ray[s3]'.") from error
     options: dict[str, Any] = {name: value for name, value in storage.options.items() if name != "region"}
     region = storage.options.get("region")
-    filesystem = S3FileSystem(**options, client_kwargs={"region_name": region} if region else {})
+    config = {
+        "retries": {"total_max_attempts": ATTEMPTS, "mode": "standard"},
+        "connect_timeout": 10,
+        "read_timeout": 30,
+    }
+    client = {"region_name": region} if region else {}
+    filesystem = S3FileSystem(**options, client_kwargs=client, config_kwargs=config)
     try:
         filesystem.pipe_file(key, data, mode="create")
     except FileExistsError:

@@ -19,6 +19,9 @@ _S3_OPTIONS = {"endpoint_url", "key", "secret", "token", "region", "anon"}
 _GCS_OPTIONS = {"endpoint_url", "anon", "project"}
 _AZURE_OPTIONS = {"endpoint_url", "account_name", "account_key", "sas_token", "anon"}
 
+ATTEMPTS = 2
+"""Times that a client library tries by itself, so that its waiting and ours do not multiply."""
+
 _INSTALL = {
     "s3": "pip install 'polar-ray[s3]'",
     "s3a": "pip install 'polar-ray[s3]'",
@@ -78,7 +81,8 @@ def _s3(root: str, options: dict[str, Any]) -> pafs.FileSystem:
         anonymous=bool(options.get("anon", False)),
         region=region,
         endpoint_override=endpoint,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=5),
+        # A request that fails by chance is made again at once; what lasts longer is waited for with patience.
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
     )
 
 

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from polar_ray.data.storage import Storage
+from polar_ray.recipe.run import STORAGE_WAIT_S
 
 FOLDER = "generations"
 RECORD = "_run/run.json"
@@ -18,7 +19,7 @@ RECORD = "_run/run.json"
 _OF_RUN = re.compile(rf"^(?P<run>.+)/{FOLDER}/(?P<number>\d+)$")
 
 
-def run_of(path: str, options: dict[str, Any] | None = None) -> tuple[str, int | None]:
+def run_of(path: str, options: dict[str, Any] | None = None, wait_s: float = STORAGE_WAIT_S) -> tuple[str, int | None]:
     """Returns the run that a path belongs to, and the number of the generation that it names, if it names one.
 
     A folder of such a name names a generation only where it lies in a run.
@@ -26,9 +27,10 @@ def run_of(path: str, options: dict[str, Any] | None = None) -> tuple[str, int |
     Args:
         path: A run's output folder, or that of one of its generations.
         options: ``storage_options``.
+        wait_s: Seconds in which a storage that is away may come back.
     """
     match = _OF_RUN.match(path.rstrip("/"))
-    if match is None or not Storage.of(match["run"], options).is_file(f"{match['run']}/{RECORD}"):
+    if match is None or not Storage.of(match["run"], options, wait_s).is_file(f"{match['run']}/{RECORD}"):
         return path.rstrip("/"), None
     return match["run"], int(match["number"])
 
@@ -38,17 +40,18 @@ def generation(run: str, number: int) -> str:
     return run.rstrip("/") if number == 1 else f"{run.rstrip('/')}/{FOLDER}/{number}"
 
 
-def newest(path: str, options: dict[str, Any] | None = None) -> tuple[str, int]:
+def newest(path: str, options: dict[str, Any] | None = None, wait_s: float = STORAGE_WAIT_S) -> tuple[str, int]:
     """Returns folder and number of the generation that is read by ``path``.
 
     Args:
         path: A run's output folder, or that of one of its generations.
         options: ``storage_options``.
+        wait_s: Seconds in which a storage that is away may come back.
     """
-    run, number = run_of(path, options)
+    run, number = run_of(path, options, wait_s)
     if number is not None:
         return generation(run, number), number
-    storage = Storage.of(run, options)
+    storage = Storage.of(run, options, wait_s)
     number = 1
     # One is begun only when the one before has finished, so the first that is not there ends the search.
     while storage.is_file(f"{generation(run, number + 1)}/manifest.json"):

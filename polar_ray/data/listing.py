@@ -6,8 +6,9 @@ from typing import Literal
 from polar_ray.data.glob import fixed_folder, is_glob
 from polar_ray.data.scores import score_parts
 from polar_ray.data.storage import FileInfo, Files, Storage
-from polar_ray.errors import InputError, NoFiles
+from polar_ray.errors import InputError, NoFiles, StorageFault
 from polar_ray.recipe.input import Input
+from polar_ray.recipe.run import STORAGE_WAIT_S
 
 Format = Literal["parquet", "jsonl"]
 Compression = Literal["gzip", "zstd"]
@@ -37,13 +38,17 @@ class InputFile:
     compression: Compression | None
 
 
-def list_input(config: Input) -> list[InputFile]:
+def list_input(config: Input, wait_s: float = STORAGE_WAIT_S) -> list[InputFile]:
     """Lists the input's files, sorted by path and each once.
 
     A folder stands for all files below it. Names that start with ``_`` or ``.`` (markers and leftovers of other
     writers) are passed over in folders and by wildcards; named in full they are read.
 
     With ``format: scores`` the files are the parts of the run's score table.
+
+    Args:
+        config: The recipe's input.
+        wait_s: Seconds in which a storage that is away may come back.
 
     Raises:
         NotARun: With ``format: scores``, there is no run at the path.
@@ -53,18 +58,18 @@ def list_input(config: Input) -> list[InputFile]:
     """
     if config.format == "scores":
         assert isinstance(config.path, str), "the recipe takes one run"
-        parts = score_parts(config.path, config.storage_options)
+        parts = score_parts(config.path, config.storage_options, wait_s)
         return [InputFile(part.path, part.size, part.etag, part.mtime, "parquet", None) for part in parts]
     paths = [config.path] if isinstance(config.path, str) else config.path
     found: dict[str, FileInfo] = {}
     for path in paths:
-        for info in _list_path(path, config):
+        for info in _list_path(path, config, wait_s):
             found[info.path] = info
     return [_input_file(found[path], config) for path in sorted(found)]
 
 
-def _list_path(path: str, config: Input) -> Files:
-    storage = Storage.of(path, config.storage_options)
+def _list_path(path: str, config: Input, wait_s: float) -> Files:
+    storage = Storage.of(path, config.storage_options, wait_s)
     try:
         if storage.is_file():
             return storage.list()
@@ -72,6 +77,8 @@ def _list_path(path: str, config: Input) -> Files:
             what, folder, matches = "files match", fixed_folder(storage.root), storage.glob(path)
         else:
             what, folder, matches = "files are in", storage.root, storage.list()
+    except StorageFault:
+        raise
     except OSError as error:
         raise InputError(f"The input {path} cannot be listed: {error}") from error
     if config.format == "auto" and _is_run(matches, storage):

@@ -21,7 +21,7 @@ KeyOf = Callable[[bytes], str | None]
 
 def read_jsonl(source: Source, config: Input, skip: Collection[str]) -> Iterator[RawSplit]:
     """Yields the splits of a JSONL file; see ``read_source``."""
-    storage = Storage.of(source.file.path, config.storage_options)
+    storage = Storage.of(source.file.path, config.storage_options, source.wait_s)
     key_of = prompt_key(config) if config.layout == "candidates" else None
     lines = Lines(config.split_rows, config.split_bytes, key_of)
     row = index = 0

@@ -17,10 +17,13 @@ from polar_ray.data.parquet_json import json_texts
 from polar_ray.data.raw_split import RawSplit
 from polar_ray.data.sources import Source, split_id
 from polar_ray.data.storage import Storage
+from polar_ray.errors import StorageAway
 from polar_ray.recipe.input import Input
 
-_BATCH_ROWS = 4096
+_BATCH_ROWS = 64
 _BATCH_BYTES = 16 * 2**20
+"""Bounds of what is decoded at a time. A footer tells the size of encoded values, which may be far below that of the
+values themselves, so the rows of a batch follow from what the batches before have held."""
 _PREBUFFER_BYTES = 64 * 2**20
 _BUFFER_BYTES = 8 * 2**20
 _NO_OFFSETS = np.zeros(1, np.int64)
@@ -52,7 +55,7 @@ def read_parquet(source: Source, config: Input, skip: Collection[str]) -> Iterat
         yield _split(source, 0, source.row_start, [], source.error, pa.schema([]))
         return
     with ExitStack() as stack:
-        storage = Storage.of(source.file.path, config.storage_options)
+        storage = Storage.of(source.file.path, config.storage_options, source.wait_s)
         file = _File(storage, source.file.path, stack)
         if config.layout == "candidates":
             parts = _cut_at_prompts(source, config, file)
@@ -71,8 +74,7 @@ class _File:
         self._path = path
         self._stack = stack
         self._readers: dict[bool, pq.ParquetFile] = {}
-        with storage.open_file(path) as raw:
-            self._footer = footer = pq.read_metadata(raw)
+        self._footer = footer = storage.read_with(path, pq.read_metadata)
         self._groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum([group.num_rows for group in self._groups], dtype=np.int64)])
         self.schema = footer.schema.to_arrow_schema()
@@ -100,19 +102,71 @@ class _File:
                     table = pa.Table.from_batches([batch])
                     yield _Rows(row, row + table.num_rows, table)
                     row += table.num_rows
+            except StorageAway:
+                raise
             except (OSError, pa.ArrowException) as error:
                 is_readable(self._storage, self._path)
                 message = f"Rows {row} to {end - 1} cannot be decoded, so the rest of the split is given up: {error}"
                 yield _Rows(row, end, None, message)
 
     def _batches(self, index: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        batches = _Batches(self, index, columns)
+        while (batch := self._storage.patiently(batches.next)) is not None:
+            yield batch
+
+    def iterate(self, index: int, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
+        """Yields the batches of a row group."""
         group = self._groups[index]
         compressed = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
         # One large request per column where a row group fits into memory; else a window that moves along.
-        prebuffer = compressed <= _PREBUFFER_BYTES
-        parquet = self._open(prebuffer)
-        rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
+        parquet = self._open(compressed <= _PREBUFFER_BYTES)
         yield from parquet.iter_batches(batch_size=rows, row_groups=[index], columns=columns, use_threads=False)
+
+    def reopen(self) -> None:
+        """Forgets what is open, since the storage was away."""
+        self._readers.clear()
+
+
+class _Batches:
+    """The batches of a row group, as many rows at a time as fit into the bound; goes on where it was after a fault."""
+
+    def __init__(self, file: _File, index: int, columns: list[str] | None) -> None:
+        self._file = file
+        self._index = index
+        self._columns = columns
+        # The first row alone tells how large rows are.
+        self._rows = 1
+        self._done = 0
+        self._batches: Iterator[pa.RecordBatch] | None = None
+
+    def next(self) -> pa.RecordBatch | None:
+        """Returns the next batch, or None at the end."""
+        try:
+            if self._batches is None:
+                self._batches = self._from_here()
+            batch = next(self._batches, None)
+        except OSError:
+            self._file.reopen()
+            self._batches = None
+            raise
+        if batch is None:
+            return None
+        self._done += batch.num_rows
+        fitting = int(_BATCH_BYTES * batch.num_rows / max(1, batch.nbytes))
+        if self._rows == 1 or batch.num_rows > max(1, fitting):
+            rows = max(1, min(_BATCH_ROWS, fitting))
+            if rows != self._rows:
+                self._rows, self._batches = rows, None
+        return batch
+
+    def _from_here(self) -> Iterator[pa.RecordBatch]:
+        """Yields the batches after the rows that are done."""
+        passed = 0
+        for batch in self._file.iterate(self._index, self._columns, self._rows):
+            start = max(0, self._done - passed)
+            passed += batch.num_rows
+            if start < batch.num_rows:
+                yield batch.slice(start)
 
 
 Part = tuple[int, list[_Rows], str | None]

@@ -1,5 +1,6 @@
 """Reading a score table."""
 
+import functools
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pyarrow.dataset as ds
 from polar_ray.data.generations import newest
 from polar_ray.data.storage import FileInfo, Files, Storage
 from polar_ray.errors import NotARun, NotFinished
+from polar_ray.recipe.run import STORAGE_WAIT_S
 
 LISTED = "scores.json"
 
@@ -30,20 +32,27 @@ class ListedParts(msgspec.Struct, frozen=True):
     parts: list[ListedPart]
 
 
-def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, partial: bool = False) -> ds.Dataset:
+def open_scores(
+    run: str,
+    *,
+    storage_options: dict[str, Any] | None = None,
+    partial: bool = False,
+    wait_s: float = STORAGE_WAIT_S,
+) -> ds.Dataset:
     """Opens the score table of a run as an Arrow dataset: lazily, with column selection and filters.
 
     Args:
         run: The output folder of the run; its newest generation is read, or the one whose folder this is.
         storage_options: As in a recipe.
         partial: Open the parts that are there although the run has not finished.
+        wait_s: Seconds in which a storage that is away may come back.
 
     Raises:
         NotARun: There is no run in the folder.
         NotFinished: The run has not finished, and ``partial`` is not set.
     """
-    storage = Storage.of(run, storage_options or {})
-    root = table_folder(run, storage_options)
+    storage = Storage.of(run, storage_options, wait_s)
+    root = table_folder(run, storage_options, wait_s)
     finished = storage.exists(f"{root}/manifest.json")
     if not finished and not storage.exists(f"{root}/_run/run.json"):
         raise NotARun(f"{run} is not the output folder of a run: it has no manifest.json")
@@ -52,8 +61,9 @@ def open_scores(run: str, *, storage_options: dict[str, Any] | None = None, part
             f"the run in {run} has not finished, so its score table is not complete; run the recipe again to finish "
             "it, or read what is there with partial=True"
         )
-    parts = [info.path for info in parts_of(Storage.of(root, storage_options))]
-    return ds.dataset([storage.relative(path) for path in parts], filesystem=storage.filesystem)
+    parts = [info.path for info in parts_of(Storage.of(root, storage_options, wait_s))]
+    keys = [storage.relative(path) for path in parts]
+    return storage.patiently(lambda: ds.dataset(keys, filesystem=storage.filesystem))
 
 
 def parts_of(table: Storage) -> Files:
@@ -71,18 +81,18 @@ def parts_of(table: Storage) -> Files:
     return [FileInfo(path, part.size) for path, part in zip(paths, parts, strict=True)]
 
 
-def table_folder(run: str, storage_options: dict[str, Any] | None = None) -> str:
+def table_folder(run: str, storage_options: dict[str, Any] | None = None, wait_s: float = STORAGE_WAIT_S) -> str:
     """Returns the folder that holds the score table and the manifest of a run, by the run's output folder.
 
     It is that of the newest generation, unless the path is that of one.
     """
-    return newest(run, storage_options)[0]
+    return newest(run, storage_options, wait_s)[0]
 
 
-def score_parts(run: str, storage_options: dict[str, Any] | None = None) -> Files:
+def score_parts(run: str, storage_options: dict[str, Any] | None = None, wait_s: float = STORAGE_WAIT_S) -> Files:
     """Returns the parts of the score table of a finished run, in the order of its groups; errors as ``open_scores``."""
-    open_scores(run, storage_options=storage_options)
-    return parts_of(Storage.of(table_folder(run, storage_options), storage_options))
+    open_scores(run, storage_options=storage_options, wait_s=wait_s)
+    return parts_of(Storage.of(table_folder(run, storage_options, wait_s), storage_options, wait_s))
 
 
 def read_scores(
@@ -102,7 +112,8 @@ def read_scores(
         40
     """
     dataset = open_scores(run, storage_options=storage_options, partial=partial)
-    return dataset.to_table(columns=None if columns is None else list(columns))
+    wanted = None if columns is None else list(columns)
+    return Storage.of(run, storage_options).patiently(lambda: dataset.to_table(columns=wanted))
 
 
 def sample(run: str, groups: int, *, storage_options: dict[str, Any] | None = None) -> pa.Table:
@@ -111,7 +122,8 @@ def sample(run: str, groups: int, *, storage_options: dict[str, Any] | None = No
     parts = list(dataset.get_fragments())
     chosen = [parts[len(parts) * place // groups] for place in range(groups)]
     each = Counter(part.path for part in chosen)
-    tables = [part.head(each[part.path]) for part in dict.fromkeys(chosen)]
+    storage = Storage.of(run, storage_options)
+    tables = [storage.patiently(functools.partial(part.head, each[part.path])) for part in dict.fromkeys(chosen)]
     return pa.concat_tables([dataset.schema.empty_table(), *tables])
 
 

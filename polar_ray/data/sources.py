@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 from polar_ray.data.damage import is_readable
 from polar_ray.data.listing import InputFile
 from polar_ray.data.storage import Storage
+from polar_ray.errors import StorageAway
 from polar_ray.recipe.input import Input
+from polar_ray.recipe.run import STORAGE_WAIT_S
 
 SOURCE_BYTES = 64 * 2**20
 """Uncompressed bytes of Parquet row groups that one source spans, at least."""
@@ -32,6 +34,7 @@ class Source:
         cuts: Parquet: the rows at which splits begin, and ``row_stop``: one more than there are splits.
         last: Whether the file ends with this source.
         error: Why the file's rows cannot be read at all, or None.
+        wait_s: Seconds in which a storage that is away may come back.
     """
 
     file_index: int
@@ -42,6 +45,7 @@ class Source:
     cuts: tuple[int, ...] = ()
     last: bool = True
     error: str | None = None
+    wait_s: float = STORAGE_WAIT_S
 
     @property
     def splits(self) -> int | None:
@@ -62,19 +66,21 @@ def split_id(file_index: int, split_index: int) -> str:
     return f"{file_index:05d}-{split_index:05d}"
 
 
-def plan_sources(files: Sequence[InputFile], config: Input, footer_threads: int = 16) -> list[Source]:
+def plan_sources(
+    files: Sequence[InputFile], config: Input, wait_s: float = STORAGE_WAIT_S, footer_threads: int = 16
+) -> list[Source]:
     """Plans the sources of the input, in the order of the files.
 
     Parquet footers are read side by side. A Parquet file whose footer cannot be read becomes one source that says
     so; it turns into a dead letter when it is read.
 
     Raises:
-        OSError: The storage fails (a damaged or missing file is no error here).
+        StorageError: The storage fails (a damaged or missing file is no error here).
     """
     with ThreadPoolExecutor(max_workers=footer_threads) as pool:
         return [
             source
-            for planned in pool.map(lambda item: _plan_file(item[0], item[1], config), enumerate(files))
+            for planned in pool.map(lambda item: _plan_file(item[0], item[1], config, wait_s), enumerate(files))
             for source in planned
         ]
 
@@ -106,15 +112,19 @@ def plan_cuts(groups: Sequence[RowGroup], split_rows: int, split_bytes: int) -> 
     return cuts
 
 
-def _plan_file(file_index: int, file: InputFile, config: Input) -> list[Source]:
+def _plan_file(file_index: int, file: InputFile, config: Input, wait_s: float) -> list[Source]:
     if file.format == "jsonl":
-        return [Source(file_index, file)]
-    storage = Storage.of(file.path, config.storage_options)
+        return [Source(file_index, file, wait_s=wait_s)]
+    storage = Storage.of(file.path, config.storage_options, wait_s)
     try:
-        groups = _row_groups(storage, file.path)
+        groups = storage.patiently(lambda: _row_groups(storage, file.path))
+    except StorageAway:
+        raise
     except (OSError, pa.ArrowException) as error:
         is_readable(storage, file.path)
-        return [Source(file_index, file, row_stop=0, error=f"The Parquet footer cannot be read: {error}")]
+        return [
+            Source(file_index, file, row_stop=0, error=f"The Parquet footer cannot be read: {error}", wait_s=wait_s)
+        ]
     cuts = plan_cuts(groups, config.split_rows, config.split_bytes)
     sources = []
     start = row = size = 0
@@ -123,12 +133,12 @@ def _plan_file(file_index: int, file: InputFile, config: Input) -> list[Source]:
         size += group.bytes
         if size >= SOURCE_BYTES and row in cuts[start + 1 : -1]:
             stop = cuts.index(row)
-            sources.append(_source(file_index, file, cuts, start, stop))
+            sources.append(_source(file_index, file, cuts, start, stop, wait_s))
             start, size = stop, 0
-    return [*sources, _source(file_index, file, cuts, start, len(cuts) - 1)]
+    return [*sources, _source(file_index, file, cuts, start, len(cuts) - 1, wait_s)]
 
 
-def _source(file_index: int, file: InputFile, cuts: list[int], start: int, stop: int) -> Source:
+def _source(file_index: int, file: InputFile, cuts: list[int], start: int, stop: int, wait_s: float) -> Source:
     return Source(
         file_index=file_index,
         file=file,
@@ -137,6 +147,7 @@ def _source(file_index: int, file: InputFile, cuts: list[int], start: int, stop:
         split_start=start,
         cuts=tuple(cuts[start : stop + 1]),
         last=stop == len(cuts) - 1,
+        wait_s=wait_s,
     )
 
 

@@ -5,16 +5,14 @@ put in one go after its content is complete.
 """
 
 import os
-import re
 import shutil
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -22,10 +20,12 @@ import pyarrow.fs as pafs
 
 from polar_ray.data.filesystems import AZURE_SCHEMES, make_filesystem
 from polar_ray.data.glob import compile_glob, fixed_folder, is_glob
+from polar_ray.data.patience import Patience
+from polar_ray.data.replacing import is_temporary, new_file, replace_local
+from polar_ray.data.stream import Stream
+from polar_ray.recipe.run import STORAGE_WAIT_S
 
-TEMPORARY_PREFIX = ".tmp-"
-_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{32}")
-"""Files of such a name are left by writers that were killed; they are never listed."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class FileInfo:
 
 Files = list[FileInfo]
 
+_COPY_BYTES = 2**20
+
 _ETAG_NAMES = ("ETag", "etag", "blob_id")
 """What the filesystems of fsspec call an object's version."""
 
@@ -56,22 +58,25 @@ class Storage:
     """A filesystem and a folder in it. Small and picklable: a worker opens its own connection.
 
     Every method takes a path as a user writes it: a URL of the same storage, or a local path. ``join`` makes one for
-    a name below the storage's own folder.
+    a name below the storage's own folder. A storage that is away, full or read-only is waited for; every method may
+    raise StorageFault in the end, which is one sentence.
 
     Attributes:
         scheme: ``""`` for local files.
         root: The folder (or file) inside the filesystem.
         host: The account's host in an Azure URL.
         options: ``storage_options`` of the recipe.
+        wait_s: Seconds in which it may come back when it is away: ``limits.storage_wait_s`` of the recipe.
     """
 
     scheme: str
     root: str
     host: str | None = None
     options: dict[str, Any] = field(default_factory=dict, hash=False)
+    wait_s: float = STORAGE_WAIT_S
 
     @staticmethod
-    def of(url: str, options: dict[str, Any] | None = None) -> "Storage":
+    def of(url: str, options: dict[str, Any] | None = None, wait_s: float = STORAGE_WAIT_S) -> "Storage":
         """Resolves a local path or URL.
 
         Args:
@@ -79,6 +84,7 @@ class Storage:
                 scheme that fsspec knows.
             options: ``storage_options``: for S3 ``endpoint_url``, ``key``, ``secret``, ``token``, ``region``,
                 ``anon``; for others what their filesystem takes. What is not given comes from the environment.
+            wait_s: Seconds in which it may come back when it is away.
 
         Raises:
             StorageError: From the first use of it: an unknown option or scheme, or a package is missing.
@@ -86,10 +92,10 @@ class Storage:
         scheme, host, path = _split_url(url)
         if scheme == "":
             path = os.path.abspath(os.path.expanduser(path))
-        return Storage(scheme, path.rstrip("/") or ("/" if scheme == "" else ""), host, dict(options or {}))
+        return Storage(scheme, path.rstrip("/") or ("/" if scheme == "" else ""), host, dict(options or {}), wait_s)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("scheme", "root", "host", "options")}
+        return {name: self.__dict__[name] for name in ("scheme", "root", "host", "options", "wait_s")}
 
     @property
     def url(self) -> str:
@@ -114,46 +120,78 @@ class Storage:
         """Returns the full path of a name below this storage's folder."""
         return self._url_of("/".join([self.root.rstrip("/"), *names]))
 
-    def open_input(self, path: str) -> pa.NativeFile:
+    @cached_property
+    def patience(self) -> Patience:
+        """How long it is waited for."""
+        return Patience(self.url, self.wait_s)
+
+    def open_input(self, path: str) -> Stream:
         """Opens a stream of the file's raw bytes. Raises FileNotFoundError."""
-        return self.filesystem.open_input_stream(self._key(path), compression=None)
+        return Stream(lambda: self.filesystem, self._key(path), path, self.patience)
 
     def open_file(self, path: str) -> pa.NativeFile:
-        """Opens a file for random access. Raises FileNotFoundError."""
-        return self.filesystem.open_input_file(self._key(path))
+        """Opens a file for random access; ``patiently`` does the reading. Raises FileNotFoundError."""
+        return self.patience.ask(path, lambda: self.filesystem.open_input_file(self._key(path)))
+
+    def read_with(self, path: str, read: Callable[[pa.NativeFile], Result]) -> Result:
+        """Returns what a function reads from a file, which it is given anew when the storage was away.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            Exception: What the function raises about the content.
+        """
+
+        def reading() -> Result:
+            with self.open_file(path) as file:
+                return read(file)
+
+        return self.patiently(reading)
+
+    def patiently(self, reading: Callable[[], Result]) -> Result:
+        """Reads from this storage by other means than these methods, again from the start when it was away.
+
+        What is wrong with the content is raised as it is; only a storage that stays away becomes a StorageAway.
+        """
+        return self.patience.call(reading)
 
     def read_bytes(self, path: str) -> bytes:
         """Returns a file's content. Raises FileNotFoundError."""
         with self.open_input(path) as stream:
-            return cast(bytes, stream.read())
+            return stream.read()
 
     def write_atomic(self, path: str, data: bytes) -> None:
         """Writes a file that is seen whole or not at all, replacing what was there."""
-        with self.open_atomic(path) as stream:
-            stream.write(data)
+
+        def write() -> None:
+            with self.open_atomic(path) as stream:
+                stream.write(data)
+
+        # A disk may say that it is full only when all is written.
+        self.patience.ask(path, write, writing=self.is_local)
 
     @contextmanager
     def open_atomic(self, path: str) -> Iterator[BinaryIO]:
         """Opens a file for writing; it appears, whole, when the block ends, and not at all if it raises."""
         key = self._key(path)
         if self.is_local:
-            with _replace_local(key) as stream:
+            with replace_local(key, self.patience) as stream:
                 yield stream
             return
         # An object store gets nothing before the content is complete, so there is no upload to abort.
         with tempfile.TemporaryDirectory(prefix="polar-ray-") as folder:
             spool = os.path.join(folder, "spool")
-            with open(spool, "wb", buffering=2**20) as stream:
+            with new_file(spool, Patience(folder, self.wait_s)) as stream:
                 yield stream
-            self._upload(spool, key)
+            self.patience.ask(path, lambda: self._upload(spool, key), writing=True)
 
     def copy(self, source: str, target: str) -> None:
         """Copies a file inside the storage; the copy appears whole. An object store copies by itself."""
         if self.is_local:
-            with open(self._key(source), "rb") as stream, self.open_atomic(target) as copy:
-                shutil.copyfileobj(stream, copy, 2**20)
+            with self.open_input(source) as stream, self.open_atomic(target) as copy:
+                while data := stream.read(_COPY_BYTES):
+                    copy.write(data)
             return
-        self.filesystem.copy_file(self._key(source), self._key(target))
+        self._ask(source, lambda: self.filesystem.copy_file(self._key(source), self._key(target)))
 
     def sweep(self, path: str = "", older_than_s: float = 0) -> None:
         """Deletes what writers left in a folder that were killed at least so many seconds ago; nobody writes to it now.
@@ -167,38 +205,25 @@ class Storage:
                 left = os.path.join(folder, name)
                 try:
                     if time.time() - os.stat(left).st_mtime >= older_than_s:
-                        os.unlink(left)
+                        self._ask(left, lambda left=left: os.unlink(left), writing=True)  # type: ignore[misc]
                 except FileNotFoundError:
                     # Its writer was not dead after all, and has just finished.
                     continue
 
     def exists(self, path: str = "") -> bool:
         """Whether there is a file, or a folder with something in it."""
-        return bool(self.filesystem.get_file_info(self._key(path)).type != pafs.FileType.NotFound)
+        return bool(self._type(path) != pafs.FileType.NotFound)
 
     def is_file(self, path: str = "") -> bool:
         """Whether there is a file of exactly this name."""
-        return bool(self.filesystem.get_file_info(self._key(path)).type == pafs.FileType.File)
+        return bool(self._type(path) == pafs.FileType.File)
 
     def list(self, prefix: str = "") -> "Files":
         """Returns all files below a folder, at any depth, sorted by path; or the file itself.
 
         A folder that is not there gives an empty list. What killed writers left is not listed.
         """
-        key = self._key(prefix)
-        if self._fsspec is not None:
-            found = self._list_fsspec(key)
-        else:
-            info = self.filesystem.get_file_info(key) if key else None
-            if info is not None and info.type == pafs.FileType.File:
-                infos = [info]
-            else:
-                selector = pafs.FileSelector(key, recursive=True, allow_not_found=True)
-                infos = [info for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
-            found = [
-                FileInfo(self._url_of(info.path), info.size, mtime=info.mtime_ns / 1e9 if info.mtime_ns else None)
-                for info in infos
-            ]
+        found = self._ask(prefix, lambda: self._list(self._key(prefix)))
         kept = [info for info in found if not is_temporary(info.path)]
         return sorted(kept, key=lambda info: info.path)
 
@@ -213,22 +238,17 @@ class Storage:
     def delete(self, path: str) -> None:
         """Deletes a file; one that is not there is no error."""
         try:
-            self.filesystem.delete_file(self._key(path))
+            self._ask(path, lambda: self.filesystem.delete_file(self._key(path)), writing=True)
         except FileNotFoundError:
             return
 
     def delete_tree(self, path: str = "") -> None:
         """Deletes a folder with all that is in it; one that is not there is no error."""
         key = self._key(path)
-        if self.is_local:
-            # A plain rmtree also removes what `list` does not show.
-            try:
-                shutil.rmtree(key)
-            except FileNotFoundError:
-                return
-            return
+        # A plain rmtree also removes what `list` does not show.
+        delete = (lambda: shutil.rmtree(key)) if self.is_local else (lambda: self.filesystem.delete_dir(key))
         try:
-            self.filesystem.delete_dir(key)
+            self._ask(path, delete, writing=True)
         except FileNotFoundError:
             return
 
@@ -247,6 +267,13 @@ class Storage:
     def relative(self, path: str) -> str:
         """Returns a path as ``filesystem`` takes it: without the scheme."""
         return self._key(path)
+
+    def _ask(self, path: str, operation: Callable[[], Result], *, writing: bool = False) -> Result:
+        """Runs an operation on a path; only in local files does it matter that it writes."""
+        return self.patience.ask(path or self.url, operation, writing=writing)
+
+    def _type(self, path: str) -> pafs.FileType:
+        return self._ask(path, lambda: self.filesystem.get_file_info(self._key(path)).type)
 
     def _key(self, path: str) -> str:
         if path == "":
@@ -270,6 +297,20 @@ class Storage:
         """The fsspec filesystem below, or None."""
         filesystem = self.filesystem
         return filesystem.handler.fs if isinstance(filesystem, pafs.PyFileSystem) else None
+
+    def _list(self, key: str) -> "Files":
+        if self._fsspec is not None:
+            return self._list_fsspec(key)
+        info = self.filesystem.get_file_info(key) if key else None
+        if info is not None and info.type == pafs.FileType.File:
+            infos = [info]
+        else:
+            selector = pafs.FileSelector(key, recursive=True, allow_not_found=True)
+            infos = [info for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+        return [
+            FileInfo(self._url_of(info.path), info.size, mtime=info.mtime_ns / 1e9 if info.mtime_ns else None)
+            for info in infos
+        ]
 
     def _list_fsspec(self, key: str) -> "Files":
         found = self._fsspec.find(key, detail=True)
@@ -299,11 +340,6 @@ class Storage:
         stream.close()
 
 
-def is_temporary(path: str) -> bool:
-    """Whether a file is what a killed writer left."""
-    return _TEMPORARY.fullmatch(path.rsplit("/", 1)[-1]) is not None
-
-
 def _split_url(url: str) -> tuple[str, str | None, str]:
     """Returns the scheme, the Azure host and the path inside the filesystem."""
     scheme, separator, rest = url.partition("://")
@@ -316,27 +352,3 @@ def _split_url(url: str) -> tuple[str, str | None, str]:
         container, _, host = authority.partition("@")
         return scheme, host, f"{container}/{path}"
     return scheme, None, rest
-
-
-@contextmanager
-def _replace_local(path: str) -> Iterator[BinaryIO]:
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb", buffering=2**20) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        # Whatever stopped the writer, an interrupt included, its half-written file must not stay.
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    # The rename itself is safe from a power cut only when the folder is on disk too.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

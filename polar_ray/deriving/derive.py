@@ -65,11 +65,12 @@ def derive(
         >>> manifest.counts["rows"]
         39
     """
-    tables = open_tables(recipe.run)
+    wait_s = recipe.limits.storage_wait_s
+    tables = open_tables(recipe.run, wait_s)
     wanted = wanted_of(recipe, tables.schema)
     parent = _parent(tables.first)
     joined = {table.name: _parent(table) for table in tables.joined}
-    folder = DerivedFolder(Storage.of(recipe.output.path).url, recipe.output.storage_options)
+    folder = DerivedFolder.of(recipe.output, wait_s)
     versions = {name: version(name) for name in ("polar-ray", "pyarrow", "numpy", "rapidfuzz")}
     identity = {"recipe": recipe.policy(), "parent": parent.manifest_sha256, "versions": versions}
     if joined:
@@ -79,7 +80,7 @@ def derive(
     units = plan_units(tables.first.parts)
     if workers is None:
         workers = Processes(min(recipe.compute.processes or usable_cpus(), max(1, len(units))))
-    buckets = Storage.of(folder.join("_derive", "joined"), recipe.output.storage_options)
+    buckets = Storage.of(folder.join("_derive", "joined"), recipe.output.storage_options, wait_s)
     work = Work(tables.first, recipe, wanted, join_sources(tables, wanted.columns, units, workers, buckets))
     if recipe.reward.combine and recipe.reward.combine.needs_table:
         work = replace(work, statistics=_statistics(work, units, workers))

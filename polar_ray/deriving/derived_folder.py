@@ -9,6 +9,7 @@ _derive/derive.json                    what the folder is for, written first
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from polar_ray.data.own_files import Own, delete_own, refuse_links
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.shards import FileRecord
 from polar_ray.errors import NotARun, NotFinished, OutputError, RecipeChanged
+from polar_ray.recipe.run import STORAGE_WAIT_S, Output
 
 
 class Parent(msgspec.Struct, frozen=True):
@@ -105,11 +107,17 @@ class DerivedFolder:
 
     path: str
     options: dict[str, Any] = field(default_factory=dict)
+    wait_s: float = STORAGE_WAIT_S
 
-    @property
+    @cached_property
     def storage(self) -> Storage:
-        """The filesystem that holds the folder."""
-        return Storage.of(self.path, self.options)
+        """The filesystem that holds the folder, made once."""
+        return Storage.of(self.path, self.options, self.wait_s)
+
+    @staticmethod
+    def of(output: Output, wait_s: float = STORAGE_WAIT_S) -> "DerivedFolder":
+        """Returns the folder of a recipe's output; a relative path becomes absolute, as workers run elsewhere."""
+        return DerivedFolder(Storage.of(output.path).url, output.storage_options, wait_s)
 
     def join(self, *names: str) -> str:
         """Returns the path of something in the folder."""

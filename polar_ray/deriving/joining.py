@@ -120,7 +120,7 @@ def join_sources(
         if table.name in aligned:
             sources.append(Source(table.name, table.storage, those, schema))
             continue
-        folder = Storage.of(buckets.join(table.name), buckets.options)
+        folder = Storage.of(buckets.join(table.name), buckets.options, buckets.wait_s)
         count = _bucket_count(units)
         _write_buckets(table, those, keys, workers, folder)
         same = {name: name for name in those}

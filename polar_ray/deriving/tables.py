@@ -8,6 +8,7 @@ import pyarrow as pa
 from polar_ray.data.scores import open_scores, parts_of, renamed, scorer_columns, table_folder
 from polar_ray.data.storage import FileInfo, Storage
 from polar_ray.errors import RecipeError
+from polar_ray.recipe.run import STORAGE_WAIT_S
 from polar_ray.recipe.selections import JoinedTable, ScoreTable
 
 
@@ -46,15 +47,19 @@ class Tables:
     joined: tuple[Table, ...]
 
 
-def open_tables(config: ScoreTable) -> Tables:
+def open_tables(config: ScoreTable, wait_s: float = STORAGE_WAIT_S) -> Tables:
     """Finds the score tables of a recipe and gives each column of scores a name of its own.
+
+    Args:
+        config: Where they are.
+        wait_s: Seconds in which a storage that is away may come back.
 
     Raises:
         NotARun: There is no run at a path.
         NotFinished: A run has not finished.
         RecipeError: A scorer has no name where it needs one, or two have the same.
     """
-    schema = open_scores(config.path, storage_options=config.storage_options).schema
+    schema = open_scores(config.path, storage_options=config.storage_options, wait_s=wait_s).schema
     names = _names(schema, config.path, config.scorer_name)
     if config.join and "" in names.values():
         raise RecipeError(
@@ -72,14 +77,14 @@ def open_tables(config: ScoreTable) -> Tables:
     taken = dict.fromkeys(names.values(), config.path)
     joined = []
     for name, other in config.join.items():
-        table, theirs = _joined(name, other, taken)
+        table, theirs = _joined(name, other, taken, wait_s)
         joined.append(table)
         fields += theirs
-    return Tables(pa.schema(fields), Table("", _storage(config), own), tuple(joined))
+    return Tables(pa.schema(fields), Table("", _storage(config, wait_s), own), tuple(joined))
 
 
-def _joined(name: str, config: JoinedTable, taken: dict[str, str]) -> tuple[Table, list[pa.Field]]:
-    schema = open_scores(config.path, storage_options=config.storage_options).schema
+def _joined(name: str, config: JoinedTable, taken: dict[str, str], wait_s: float) -> tuple[Table, list[pa.Field]]:
+    schema = open_scores(config.path, storage_options=config.storage_options, wait_s=wait_s).schema
     found = scorer_columns(schema)
     names = _names(schema, config.path, name if "" in found else None)
     wanted = list(names.values()) if config.scorers is None else config.scorers
@@ -102,11 +107,12 @@ def _joined(name: str, config: JoinedTable, taken: dict[str, str]) -> tuple[Tabl
         if pa.types.is_list(schema.field(column).type)
     }
     fields = [schema.field(column).with_name(shown) for shown, column in columns.items()]
-    return Table(name, _storage(config), columns), fields
+    return Table(name, _storage(config, wait_s), columns), fields
 
 
-def _storage(config: ScoreTable | JoinedTable) -> Storage:
-    return Storage.of(table_folder(config.path, config.storage_options), config.storage_options)
+def _storage(config: ScoreTable | JoinedTable, wait_s: float) -> Storage:
+    folder = table_folder(config.path, config.storage_options, wait_s)
+    return Storage.of(folder, config.storage_options, wait_s)
 
 
 def _names(schema: pa.Schema, path: str, name: str | None) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,7 +62,7 @@ class UnitReader:
     def __enter__(self) -> "UnitReader":
         for path in self._unit.parts:
             source = self._stack.enter_context(self._storage.open_file(path))
-            self._files.append(pq.ParquetFile(source, pre_buffer=not self._storage.is_local))
+            self._files.append(self._storage.patiently(partial(self._opened, source)))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -76,4 +76,8 @@ class UnitReader:
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Returns columns (Parquet paths, in which ``a.list.element.b`` is a field of list elements) of all rows."""
         # One thread: the other CPUs work on other units.
-        return pa.concat_tables([file.read(columns=list(columns), use_threads=False) for file in self._files])
+        readings = [partial(file.read, columns=list(columns), use_threads=False) for file in self._files]
+        return pa.concat_tables([self._storage.patiently(reading) for reading in readings])
+
+    def _opened(self, source: pa.NativeFile) -> pq.ParquetFile:
+        return pq.ParquetFile(source, pre_buffer=not self._storage.is_local)

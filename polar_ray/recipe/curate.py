@@ -101,7 +101,9 @@ class CurateRecipe(Document):
         options = self.output.storage_options
         scores = ScoreTable(path=table, storage_options=options)
         return {
-            name: part.from_table(self._dataset(name), scores, Output(path=f"{folder}/{name}", storage_options=options))
+            name: part.from_table(
+                self._dataset(name), scores, Output(path=f"{folder}/{name}", storage_options=options), self.limits
+            )
             for name, part in self.derive.items()
         }
 

@@ -9,7 +9,7 @@ from polar_ray.recipe.base import Part
 from polar_ray.recipe.document import Document
 from polar_ray.recipe.exports import AnyExport, Card, Files, Ids, Task
 from polar_ray.recipe.pairs import Pairs
-from polar_ray.recipe.run import Output
+from polar_ray.recipe.run import Output, StorageLimits
 from polar_ray.recipe.selections import BestOfN, Candidates, Labels, Reward, ScoreTable
 
 
@@ -86,12 +86,13 @@ class Derivation(Part):
         return "pairs" if self.pairs else "best_of_n" if self.best_of_n else "labels"
 
     def policy_as(self, name: str) -> dict[str, Any]:
-        """Returns what decides the result under a name: all but places, credentials and ``compute``."""
+        """Returns what decides the result under a name: all but places, credentials, ``compute`` and ``limits``."""
         return {"name": name, **self.model_dump(mode="json", include=set(Derivation.model_fields))}
 
-    def from_table(self, name: str, run: ScoreTable, output: Output) -> "DeriveRecipe":
+    def from_table(self, name: str, run: ScoreTable, output: Output, limits: StorageLimits) -> "DeriveRecipe":
         """Returns the whole recipe of this derivation from a score table."""
-        return DeriveRecipe.model_validate({**dict(self), "name": name, "run": run, "output": output})
+        waits = StorageLimits(storage_wait_s=limits.storage_wait_s)
+        return DeriveRecipe.model_validate({**dict(self), "name": name, "run": run, "output": output, "limits": waits})
 
 
 class DeriveRecipe(Derivation, Document):
@@ -109,9 +110,10 @@ class DeriveRecipe(Derivation, Document):
     run: ScoreTable
     output: Output
     compute: Workers = Workers()
+    limits: StorageLimits = StorageLimits()
 
     def policy(self) -> dict[str, Any]:
-        """Returns what decides the result: the recipe without places, credentials and ``compute``."""
+        """Returns what decides the result: the recipe without places, credentials, ``compute`` and ``limits``."""
         policy = self.policy_as(self.name)
         if self.run.join or self.run.scorer_name is not None:
             places = {"path", "storage_options"}
@@ -130,8 +132,8 @@ class RunDerivation(Derivation):
 
     output: Output | None = None
 
-    def of_run(self, key: str, run: Output) -> DeriveRecipe:
-        """Returns the recipe of the derivation ``key`` of the run with the given output."""
+    def of_run(self, key: str, run: Output, limits: StorageLimits) -> DeriveRecipe:
+        """Returns the recipe of the derivation ``key`` of the run with the given output and limits."""
         place = f"{run.path.rstrip('/')}/derived/{key}"
         output = self.output or Output(path=place, storage_options=run.storage_options)
-        return self.from_table(key, ScoreTable(path=run.path, storage_options=run.storage_options), output)
+        return self.from_table(key, ScoreTable(path=run.path, storage_options=run.storage_options), output, limits)

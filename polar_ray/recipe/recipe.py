@@ -66,7 +66,7 @@ class Recipe(Document):
     @property
     def derivations(self) -> dict[str, DeriveRecipe]:
         """The recipes of what is derived from the run, by name."""
-        return {name: each.of_run(name, self.output) for name, each in self.derive.items()}
+        return {name: each.of_run(name, self.output, self.limits) for name, each in self.derive.items()}
 
     def without_credentials(self) -> "Recipe":
         """Returns the recipe as it may be shown: storage options are named, not told."""

@@ -10,6 +10,9 @@ from polar_ray.recipe.base import Part
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Is set in the entry point of a job that ``ray job submit`` started."""
 
+STORAGE_WAIT_S = 300.0
+"""Seconds in which a storage that is away may come back, where no recipe says otherwise."""
+
 
 class Output(Part):
     """The output folder; ``storage_options`` as for the input."""
@@ -74,10 +77,22 @@ class Compute(Part):
         return self
 
 
-class Limits(Part):
+class StorageLimits(Part):
+    """How long a storage that is away is waited for.
+
+    Attributes:
+        storage_wait_s: Seconds in which a storage that is away, full or read-only may come back, each time; 0 does not
+            wait. What is wrong for good (no such file, no access) is not waited for.
+    """
+
+    storage_wait_s: float = Field(default=STORAGE_WAIT_S, ge=0)
+
+
+class Limits(StorageLimits):
     """When a run gives up.
 
     Attributes:
+        storage_wait_s: As above.
         max_dead_letters: A share of the rows read (below 1) or a number of rows; more stop the run, early.
         max_attempts: Times that a group may kill its process before it is set aside as ``crashed``.
         no_progress_s: Seconds without any split moving on after which the run ends with ``RunStalled``.

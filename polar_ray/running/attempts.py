@@ -50,6 +50,16 @@ class AttemptLog:
         self._starts: Counter[str] = Counter()
         self._failure: PolarRayError | None = None
         self._ready_at: float | None = None
+        self._said: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Notes what a task has to say. Many processes may say the same, of one storage."""
+        if text not in self._said:
+            self._said.append(text)
+
+    def heard(self, count: int) -> list[str]:
+        """Returns what tasks have said after the first ``count`` lines."""
+        return self._said[count:]
 
     def starting(self, actor: str) -> int:
         """Notes that an actor's process starts; returns how many before it died while they started."""

@@ -2,7 +2,6 @@
 
 import pyarrow as pa
 
-from polar_ray.data.storage import Storage
 from polar_ray.deriving.columns import SCORE_FIELDS, ScoreColumns
 from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.deriving.wanted import wanted_of
@@ -35,7 +34,7 @@ def clear_derivations(recipe: Recipe) -> None:
         OutputError: A folder of one of the datasets is a link; nothing was deleted.
     """
     folders = [
-        DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options)
+        DerivedFolder.of(derivation.output, derivation.limits.storage_wait_s)
         for derivation in recipe.derivations.values()
     ]
     for folder in folders:

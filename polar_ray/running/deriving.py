@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import ray
 
-from polar_ray.data.storage import Storage
 from polar_ray.deriving.derive import Progress, derive
 from polar_ray.deriving.derived_folder import DerivedFolder, DerivedManifest
 from polar_ray.errors import PolarRayError, RecipeChanged
@@ -75,7 +74,7 @@ def derive_all(recipe: Recipe, say: Callable[[str], None]) -> None:
         PolarRayError: As ``derive``.
     """
     for name, derivation in recipe.derivations.items():
-        folder = DerivedFolder(Storage.of(derivation.output.path).url, derivation.output.storage_options)
+        folder = DerivedFolder.of(derivation.output, derivation.limits.storage_wait_s)
         if not folder.is_finished():
             say(f"deriving {name}")
         try:

@@ -81,8 +81,8 @@ def _repeats(
 
 
 def _ids(folder: RunFolder, commit: Commit) -> pa.ChunkedArray:
-    with folder.storage.open_file(folder.part(commit.split_id)) as file:
-        return pq.read_table(file, columns=["prompt_id"]).column("prompt_id")
+    path = folder.part(commit.split_id)
+    return folder.storage.read_with(path, lambda file: pq.read_table(file, columns=["prompt_id"])).column("prompt_id")
 
 
 def _hashes(ids: pa.ChunkedArray) -> np.ndarray:
@@ -143,5 +143,4 @@ def _remove(
 
 
 def _table(folder: RunFolder, commit: Commit) -> pa.Table:
-    with folder.storage.open_file(folder.part(commit.split_id)) as file:
-        return pq.read_table(file)
+    return folder.storage.read_with(folder.part(commit.split_id), pq.read_table)

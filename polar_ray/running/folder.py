@@ -13,6 +13,7 @@ generations/2                          what a retry made of the run: a folder li
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ import msgspec
 from polar_ray.data.generations import RECORD
 from polar_ray.data.storage import Storage
 from polar_ray.errors import NotARun
+from polar_ray.recipe.run import STORAGE_WAIT_S
 from polar_ray.scorers.verification import Verification
 
 
@@ -79,16 +81,17 @@ class RunFolder:
 
     path: str
     options: dict[str, Any] = field(default_factory=dict)
+    wait_s: float = STORAGE_WAIT_S
 
     @staticmethod
-    def of(path: str, options: dict[str, Any] | None = None) -> "RunFolder":
+    def of(path: str, options: dict[str, Any] | None = None, wait_s: float = STORAGE_WAIT_S) -> "RunFolder":
         """Returns the folder at a URL or local path; a relative path becomes absolute, as workers run elsewhere."""
-        return RunFolder(Storage.of(path, options).url, dict(options or {}))
+        return RunFolder(Storage.of(path, options).url, dict(options or {}), wait_s)
 
-    @property
+    @cached_property
     def storage(self) -> Storage:
-        """The filesystem that holds the folder."""
-        return Storage.of(self.path, self.options)
+        """The filesystem that holds the folder, made once."""
+        return Storage.of(self.path, self.options, self.wait_s)
 
     def join(self, *names: str) -> str:
         """Returns the path of something in the folder."""

@@ -119,8 +119,7 @@ class Keep:
         for path in (self.parent.dead_letters(split), self.parent.dead_letters(f"{split}-duplicates")):
             if not self.parent.storage.is_file(path):
                 continue
-            with self.parent.storage.open_file(path) as file:
-                table = pq.read_table(file)
+            table = self.parent.storage.read_with(path, pq.read_table)
             found = [
                 (letter, place[where])
                 for letter, (where, stage) in enumerate(
@@ -227,8 +226,7 @@ def _origins(folder: RunFolder) -> str:
 
 
 def _read(folder: RunFolder, split: str, columns: list[str] | None = None) -> pa.Table:
-    with folder.storage.open_file(folder.part(split)) as file:
-        return pq.read_table(file, columns=columns)
+    return folder.storage.read_with(folder.part(split), lambda file: pq.read_table(file, columns=columns))
 
 
 def _places(table: pa.Table, file: str, row: str) -> list[tuple[str, int]]:

@@ -67,10 +67,11 @@ def parent_of(recipe: Recipe) -> Parent | None:
     if config.format != "scores":
         return None
     assert isinstance(config.path, str), "the recipe takes one run"
-    path = Storage.of(table_folder(config.path, config.storage_options), config.storage_options).url
-    folder = RunFolder.of(path, config.storage_options)
+    wait_s = recipe.limits.storage_wait_s
+    path = Storage.of(table_folder(config.path, config.storage_options, wait_s), config.storage_options).url
+    folder = RunFolder.of(path, config.storage_options, wait_s)
     manifest = read_manifest(folder)
-    schema = open_scores(config.path, storage_options=config.storage_options).schema
+    schema = open_scores(config.path, storage_options=config.storage_options, wait_s=wait_s).schema
     columns = scorer_columns(schema)
     if "" in columns and config.scorer_name is None:
         raise RecipeError(

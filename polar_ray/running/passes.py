@@ -7,7 +7,7 @@ that no longer fits wait for room without end (ray-project/ray#44687). That is n
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import ray
@@ -76,13 +76,16 @@ class KeepExecutor(ExecutionCallback):
         executor.shutdown = give_back
 
 
-def run_pass(dataset: Dataset, attempts: Any, watch: NodeLossWatch) -> Iterator[Commit]:
+def run_pass(
+    dataset: Dataset, attempts: Any, watch: NodeLossWatch, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Commit]:
     """Runs a pipeline and yields commit records.
 
     Args:
         dataset: From ``pipeline.dataset``.
         attempts: The AttemptLog actor that the pipeline's actors talk to.
         watch: Looks after the nodes.
+        say: Is told what tasks have to say.
 
     Raises:
         PassLost: Part of the cluster went away; the rest is worth another pass.
@@ -91,6 +94,7 @@ def run_pass(dataset: Dataset, attempts: Any, watch: NodeLossWatch) -> Iterator[
         ScoringError: What a stage raised otherwise.
     """
     results: queue.Queue[Commit | BaseException | None] = queue.Queue()
+    heard = 0
 
     def consume() -> None:
         try:
@@ -109,6 +113,9 @@ def run_pass(dataset: Dataset, attempts: Any, watch: NodeLossWatch) -> Iterator[
                 result = results.get(timeout=POLL_S)
             except queue.Empty:
                 failure = ray.get(attempts.failure.remote())
+                for text in ray.get(attempts.heard.remote(heard)):
+                    heard += 1
+                    say(text)
                 if failure is not None:
                     raise failure from None
                 if watch.stuck():

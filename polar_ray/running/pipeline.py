@@ -33,10 +33,10 @@ def dataset(job: Job, sources: list[Source], committed: frozenset[str], pools: l
         rows = [{"source": pickle.dumps(source)} for source in sources]
         splits = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
         if recipe.input.layout == "scattered":
-            splits = _gathered(splits, job, committed)
+            splits = _gathered(splits, job, committed, attempts)
         else:
             name, scorer = next(iter(recipe.named_scorers.items()))
-            splits = splits.map_batches(Read(recipe.input, committed), num_cpus=READ_CPUS, **_WHOLE)
+            splits = splits.map_batches(Read(recipe.input, committed, attempts), num_cpus=READ_CPUS, **_WHOLE)
             splits = splits.map_batches(Encode(recipe.input, name, scorer, job.keep), num_cpus=ENCODE_CPUS, **_WHOLE)
         return _score_and_write(splits, job, pools, attempts)
 
@@ -61,18 +61,18 @@ def _context(recipe: Recipe, pools: list[Pool]) -> DataContext:
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = recipe.limits.no_progress_s
     context.print_on_execution_start = False
-    # A store that is away for a minute must not end a run of days; what is wrong for good is not tried again.
-    context.retried_map_errors = [*context.retried_io_errors, "ConnectionError: ", "TimeoutError: "]
+    # A model hub that is away for a minute must not end a run of days. A storage is waited for where it is used.
+    context.retried_map_errors = ["ConnectionError: ", "TimeoutError: "]
     context.max_map_retries = 6
     return context
 
 
-def _gathered(sources: Dataset, job: Job, committed: frozenset[str]) -> Dataset:
+def _gathered(sources: Dataset, job: Job, committed: frozenset[str], attempts: Any) -> Dataset:
     """Reads scattered candidates and shuffles them into partitions of whole groups."""
     recipe = job.recipe
     count = partitions(job.files, recipe.input)
     name, scorer = next(iter(recipe.named_scorers.items()))
-    splits = sources.map_batches(Read(recipe.input, frozenset()), num_cpus=READ_CPUS, **_WHOLE)
+    splits = sources.map_batches(Read(recipe.input, frozenset(), attempts), num_cpus=READ_CPUS, **_WHOLE)
     rows = splits.map_batches(ToRows(recipe.input, job.folder, count, committed), num_cpus=ENCODE_CPUS, **_WHOLE)
     rows = rows.repartition(count, keys=["partition"])
     gather = Gather(tuple(file.path for file in job.files), name, scorer, job.keep)
@@ -111,7 +111,8 @@ def _score_and_write(splits: Dataset, job: Job, pools: list[Pool], attempts: Any
             batch_size=1 if pool.gpus else None,
             batch_format="pyarrow",
         )
-    write = Write(job.folder, tuple(recipe.named_scorers), job.keep.generation if job.keep is not None else 1)
+    generation = job.keep.generation if job.keep is not None else 1
+    write = Write(job.folder, tuple(recipe.named_scorers), generation, attempts)
     return splits.map_batches(write, num_cpus=WRITE_CPUS, **_WHOLE)
 
 

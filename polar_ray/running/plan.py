@@ -62,8 +62,9 @@ def plan(recipe: Recipe) -> Plan:
         PolarRayError: The input cannot be listed, or a scorer's tokenizer or adapter cannot be loaded.
     """
     check_derivations(recipe, parent_of(recipe))
-    files = input_files(recipe, RunFolder.of(recipe.output.path, recipe.output.storage_options))
-    sources = plan_sources(files, recipe.input)
+    output = RunFolder.of(recipe.output.path, recipe.output.storage_options, recipe.limits.storage_wait_s)
+    files = input_files(recipe, output)
+    sources = plan_sources(files, recipe.input, recipe.limits.storage_wait_s)
     step = max(1, len(sources) // SAMPLE_FILES)
     sampled = [next(iter(read_source(source, recipe.input))) for source in sources[::step][:SAMPLE_FILES]]
     groups, reasons = _parsed(files, sampled, recipe.input)

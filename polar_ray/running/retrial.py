@@ -172,8 +172,7 @@ class Retrial:
         """Splits of files that did not change, with dead letters that are none any more."""
 
         def look(path: str) -> str | None:
-            with self.parent.storage.open_file(path) as file:
-                letters = pq.read_table(file)
+            letters = self.parent.storage.read_with(path, pq.read_table)
             unchanged = letters.filter(
                 np.array([file not in self.changed for file in letters["file"].to_pylist()], bool)
             )

@@ -9,6 +9,7 @@ from polar_ray.data.scores import LISTED
 from polar_ray.errors import InputError, NoFiles, NotARun, RecipeChanged
 from polar_ray.recipe.overrides import apply_overrides
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.recipe.run import STORAGE_WAIT_S
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import describe
 from polar_ray.running.manifest import Manifest, read_manifest
@@ -54,20 +55,20 @@ def retry(
     reporter = reporter or Silent()
     first = first_generation(run, overrides)
     root, options = first.path, first.options
-    folder, number = newest(root, options)
-    parent = RunFolder.of(folder, options)
+    folder, number = newest(root, options, first.wait_s)
+    parent = RunFolder.of(folder, options, first.wait_s)
     manifest = read_manifest(parent)
     if parent.storage.is_file(parent.join(LISTED)):
         raise NotARun(
             f"{parent.path} is the score table of a curation's version, whose parts belong to several runs; retry "
             "those, in runs/ of the curation's output folder, and its next tick takes over what they give"
         )
-    target = RunFolder.of(generation(root, number + 1), options)
+    target = RunFolder.of(generation(root, number + 1), options, first.wait_s)
     output = {"path": target.path, "storage_options": options}
     held = {**manifest.recipe, "input": {**manifest.recipe["input"], "storage_options": {}}, "output": output}
     if manifest.parent is not None:
         # The very table that the scorers were added to, though it may have a newer generation.
-        run, number_of = run_of(manifest.parent.path, recipe_options(overrides, "input"))
+        run, number_of = run_of(manifest.parent.path, recipe_options(overrides, "input"), first.wait_s)
         held["input"]["path"] = manifest.parent.path if number_of is not None else f"{run}/generations/1"
     before = Recipe.of(held)
     # Where it goes is the run's affair.
@@ -102,7 +103,10 @@ def retry(
 def first_generation(run: str, overrides: list[str] | None = None) -> RunFolder:
     """Returns the folder of the run that a path belongs to, which may be that of one of its generations."""
     options = recipe_options(overrides, "output")
-    return RunFolder.of(run_of(run, options)[0], options)
+    # The recipe, and with it the limit, is what is about to be read.
+    given = apply_overrides({}, overrides or []).get("limits", {}).get("storage_wait_s")
+    wait_s = given if isinstance(given, int | float) else STORAGE_WAIT_S
+    return RunFolder.of(run_of(run, options, wait_s)[0], options, wait_s)
 
 
 def recipe_options(overrides: list[str] | None, part: str) -> dict[str, Any]:
@@ -115,10 +119,10 @@ def _files(recipe: Recipe, manifest: Manifest) -> tuple[list[InputFile], int]:
     """Returns the files of the run's input as they are now, in its order, and how many others there are."""
     wanted = [str(file["path"]) for file in manifest.inputs]
     try:
-        found = list_input(recipe.input)
+        found = list_input(recipe.input, recipe.limits.storage_wait_s)
     except NoFiles:
         # A relative path means another place in another working directory.
-        found = list_input(recipe.input.model_copy(update={"path": wanted}))
+        found = list_input(recipe.input.model_copy(update={"path": wanted}), recipe.limits.storage_wait_s)
     listed = {file.path: file for file in found}
     gone = [path for path in wanted if path not in listed]
     if gone:

@@ -65,8 +65,8 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
     reporter = reporter or Silent()
     parent = parent_of(recipe)
     check_derivations(recipe, parent)
-    folder = RunFolder.of(recipe.output.path, recipe.output.storage_options)
-    of, number = run_of(folder.path, folder.options)
+    folder = RunFolder.of(recipe.output.path, recipe.output.storage_options, recipe.limits.storage_wait_s)
+    of, number = run_of(folder.path, folder.options, folder.wait_s)
     if number is not None:
         raise OutputError(
             f"{folder.path} is the place of a retry of the run in {of}, which is what reads of it would give; give "
@@ -119,7 +119,7 @@ def score(
         folder.storage.sweep(folder.path, older_than_s=LEFTOVER_S)
         if retrial is not None:
             job = retrial.prepare(job, reporter)
-        todo = todo_of(recipe.input, plan_sources(files, recipe.input), folder)
+        todo = todo_of(recipe.input, plan_sources(files, recipe.input, recipe.limits.storage_wait_s), folder)
         tally = Tally(todo.commits)
         resumed = tally.splits
         if resumed and retrial is None:
@@ -175,7 +175,7 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
         clock.start()
         try:
             pipeline = dataset(job, sources, todo.committed, sized, attempts)
-            for commit in run_pass(pipeline, attempts, NodeLossWatch(limits.node_loss_s)):
+            for commit in run_pass(pipeline, attempts, NodeLossWatch(limits.node_loss_s), reporter.say):
                 for new in todo.add(commit):
                     tally.add(new)
                 clock.tick(tally)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,6 +23,7 @@ from polar_ray.running.envelope import Envelope, Header
 from polar_ray.running.failures import stage
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.keep import Keep
+from polar_ray.running.overheard import overheard
 from polar_ray.scorers.base import Encoder
 from polar_ray.scorers.catalog import make_encoder
 from polar_ray.scorers.sight import Sight, seen
@@ -35,6 +37,7 @@ class Read:
 
     input: Input
     committed: frozenset[str]
+    attempts: Any = None
 
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split."""
@@ -42,7 +45,7 @@ class Read:
             yield from self._splits(pickle.loads(source))
 
     def _splits(self, source: Source) -> Blocks:
-        with stage("reading", source.file.path):
+        with stage("reading", source.file.path), overheard(self.attempts):
             started = time.perf_counter()
             for raw in read_source(source, self.input, self.committed):
                 yield pack(raw).timed("read", time.perf_counter() - started).to_block()
@@ -100,11 +103,12 @@ class Write:
     folder: RunFolder
     scorer_names: tuple[str, ...]
     generation: int = 1
+    attempts: Any = None
 
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split: its commit record as JSON."""
         for envelope in Envelope.of_block(block):
-            with stage("writing", envelope.name):
+            with stage("writing", envelope.name), overheard(self.attempts):
                 record = commit_split(self.folder, envelope, self.scorer_names, self.generation)
             yield pa.table({"commit": pa.array([record], pa.binary())})
 

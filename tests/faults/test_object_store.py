@@ -13,13 +13,14 @@ import boto3
 import pytest
 import yaml
 from conftest import rows, write_jsonl, write_parquet
+from flaky_proxy import FlakyProxy
 from moto.server import ThreadedMotoServer
 from processes import command, polar_ray, wait_for
 from typer.testing import CliRunner
 
 from polar_ray.cli import app
 from polar_ray.data.scores import read_scores
-from polar_ray.errors import InputError
+from polar_ray.errors import InputError, StorageAway
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.progress import Silent
 from polar_ray.running.run import run
@@ -64,6 +65,12 @@ class Store:
         self._server.stop()
         yield
         self._server = serve(self._server.get_host_and_port()[1])
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, port = self._server.get_host_and_port()
+        return host, port
 
     def stop(self) -> None:
         self._server.stop()
@@ -199,6 +206,55 @@ def test_a_run_outlives_a_store_that_is_away_for_a_while(store: Store, undisturb
     assert thief.done
     assert store.contents("away") == undisturbed
     assert manifest.conservation["holds"]
+
+
+@pytest.fixture
+def proxy(store: Store) -> Iterator[FlakyProxy]:
+    made = FlakyProxy(*store.address)
+    yield made
+    made.stop()
+
+
+def behind(proxy: FlakyProxy, store: Store, output: str, wait_s: float) -> Recipe:
+    recipe = recipe_of(output, 0, {**store.options, "endpoint_url": proxy.url})
+    return Recipe.of({**recipe, "limits": {"storage_wait_s": wait_s}})
+
+
+def test_a_run_outlives_a_store_that_breaks_a_fifth_of_the_requests(
+    store: Store, undisturbed: dict[str, bytes], proxy: FlakyProxy
+) -> None:
+    with proxy.breaking(0.2):
+        manifest = run(behind(proxy, store, "flaky", 120))
+    assert proxy.broken > SPLITS
+    assert store.contents("flaky") == undisturbed
+    assert manifest.conservation["holds"]
+
+
+class Ends(Silent):
+    """Takes the store away when all is scored and only the driver has something left to ask and to write."""
+
+    def __init__(self, proxy: FlakyProxy) -> None:
+        self._proxy = proxy
+
+    def end(self) -> None:
+        self._proxy.go_away()
+
+
+def test_a_store_that_is_gone_at_the_start_or_at_the_end_is_one_sentence_and_the_run_goes_on_later(
+    store: Store, undisturbed: dict[str, bytes], proxy: FlakyProxy
+) -> None:
+    recipe = behind(proxy, store, "gone", 1)
+    proxy.go_away()
+    with pytest.raises(StorageAway, match=r"s3://bucket/in could not be used for 1 s \(limits.storage_wait_s\)"):
+        run(recipe)
+    proxy.come_back()
+    with pytest.raises(StorageAway, match=r"s3://bucket/gone could not be used for 1 s \(limits.storage_wait_s\)"):
+        run(recipe, reporter=Ends(proxy))
+    assert "manifest.json" not in store.names("gone/")
+    proxy.come_back()
+    manifest = run(recipe)
+    assert manifest.resumed_splits == SPLITS
+    assert store.contents("gone") == undisturbed
 
 
 def test_a_bucket_that_is_not_there_is_named(store: Store, embedded_ray: None) -> None:

@@ -1,5 +1,6 @@
 """Where a run's files are, and what they say of it."""
 
+import pickle
 import uuid
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import msgspec
 import pytest
 from runs import commit
 
+from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.errors import NotARun, NotFinished
+from polar_ray.recipe.run import Output
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.manifest import read_manifest
 
@@ -60,3 +63,23 @@ def test_a_run_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
         read_manifest(unfinished)
     with pytest.raises(NotARun, match=r"it has no manifest\.json"):
         read_manifest(RunFolder.of(str(tmp_path / "c")))
+
+
+def test_a_folder_has_one_storage_and_one_connection(tmp_path: Path) -> None:
+    folder = RunFolder.of(str(tmp_path), wait_s=7)
+    assert folder.storage is folder.storage
+    assert folder.storage.filesystem is folder.storage.filesystem
+    assert folder.storage.wait_s == 7
+    derived = DerivedFolder.of(Output(path=str(tmp_path)), wait_s=7)
+    assert derived.storage is derived.storage
+    assert derived.storage.wait_s == 7
+
+
+def test_a_folder_that_was_sent_to_a_worker_opens_its_own_connection_once(tmp_path: Path) -> None:
+    folder = RunFolder.of(str(tmp_path), wait_s=7)
+    here = folder.storage.filesystem
+    there = pickle.loads(pickle.dumps(folder))
+    assert there == folder
+    assert there.storage is there.storage
+    assert there.storage.wait_s == 7
+    assert there.storage.filesystem is not here

@@ -50,10 +50,10 @@ def read_examples(storage: Storage, sources: Sources, wish: Wish) -> list[tuple[
     fields = ("candidate_id", "messages.list.element.role", "messages.list.element.content", "model")
     scores = [name for name in sources.columns if "." not in name]
     columns = [*scores, "prompt", "references", "input_file", "input_row", *map(candidate_path, fields)]
-    storage = kept(storage)
-    with storage.open_file(wish.part) as stream:
-        file = pq.ParquetFile(stream)
-        rows = file.read(columns=columns, use_threads=False).take(list(wish.rows)).combine_chunks()
+    table = kept(storage).read_with(
+        wish.part, lambda stream: pq.ParquetFile(stream).read(columns=columns, use_threads=False)
+    )
+    rows = table.take(list(wish.rows)).combine_chunks()
     labels = _labels(rows, sources)
     ranks = {scorer.wanted.reward: rank(rows.column(scorer.wanted.reward)).to_pylist() for scorer in sources.scorers}
     examples = []

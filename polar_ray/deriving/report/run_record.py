@@ -1,9 +1,11 @@
 """What a run's manifest and dead letters say, as a report shows it."""
 
 import hashlib
+from collections import defaultdict
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polar_ray.data.storage import Storage
@@ -60,15 +62,23 @@ def dead_letters(storage: Storage, *, text: bool) -> list[dict[str, Any]]:
     for info in storage.list(storage.join("dead_letters"))[:LETTER_FILES]:
         if not info.path.endswith(".parquet"):
             continue
-        with storage.open_file(info.path) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(64):
-                for letter in batch.to_pylist():
-                    same = found.setdefault(letter["reason"], [])
-                    if len(same) < LETTERS:
-                        raw = letter.pop("raw") or b""
-                        shown = raw[:RAW].decode("utf-8", "replace") + (" …" if len(raw) > RAW else "")
-                        same.append(letter | ({"raw": shown} if text else {"message": None}))
+        for letter in storage.read_with(info.path, _first_letters):
+            same = found.setdefault(letter["reason"], [])
+            if len(same) < LETTERS:
+                raw = letter.pop("raw") or b""
+                shown = raw[:RAW].decode("utf-8", "replace") + (" …" if len(raw) > RAW else "")
+                same.append(letter | ({"raw": shown} if text else {"message": None}))
     return [letter for reason in sorted(found) for letter in found[reason]]
+
+
+def _first_letters(file: pa.NativeFile) -> list[dict[str, Any]]:
+    """Returns the first dead letters of each reason in a file."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for batch in pq.ParquetFile(file).iter_batches(64):
+        for letter in batch.to_pylist():
+            if len(found[letter["reason"]]) < LETTERS:
+                found[letter["reason"]].append(letter)
+    return [letter for letters in found.values() for letter in letters]
 
 
 def _stages(manifest: dict[str, Any]) -> dict[str, dict[str, float]]:
