@@ -45,14 +45,20 @@ def run(
     """
     from polar_ray.data.scores import sample
     from polar_ray.recipe.recipe import Recipe
+    from polar_ray.running.folder import RunFolder
+    from polar_ray.running.inputs import checked_files
+
+    wanted = [] if verify is None else [f"verify={verify}"]
+    resolved = Recipe.load(recipe, [*(overrides or []), *wanted])
+    folder = RunFolder.of(resolved.output.path, resolved.output.storage_options)
+    files = checked_files(resolved, folder, fresh=fresh)
+    # Ray takes a second to load, and is not needed to say that a recipe or its input is wrong.
     from polar_ray.running.progress import reporter
     from polar_ray.running.run import run as run_recipe
     from polar_ray.running.verified import failed
     from polar_ray.showing import print_derived, print_groups, print_manifest
 
-    wanted = [] if verify is None else [f"verify={verify}"]
-    resolved = Recipe.load(recipe, [*(overrides or []), *wanted])
-    manifest = run_recipe(resolved, fresh=fresh, reporter=reporter())
+    manifest = run_recipe(resolved, fresh=fresh, reporter=reporter(), files=files)
     if show:
         print_groups(sample(resolved.output.path, show, storage_options=resolved.output.storage_options))
     print_manifest(manifest, resolved.output.path)

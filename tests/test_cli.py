@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import rows, write_jsonl
+from processes import COMMAND
 from runs import TESTS, TINY_POLAR, files_below, score_table
 
 import polar_ray
@@ -148,7 +149,7 @@ def test_candidates_are_shown_in_ranked_order(command: Run, recipe: Path) -> Non
 
 @pytest.mark.usefixtures("embedded_ray")
 def test_a_run_that_cannot_come_to_anything_ends_with_its_cause(command: Run, recipe: Path, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "in.jsonl", [{"text": "x"}] * 4)
+    write_jsonl(tmp_path / "in.jsonl", [{**row, "candidates": []} for row in rows(4)])
     code, output, errors = command("run", recipe)
     assert (code, output) == (1, "")
     last = errors.splitlines(keepends=True)[-1]
@@ -208,6 +209,25 @@ def test_an_input_that_is_not_there_is_one_sentence(command: Run, recipe: Path, 
         assert code == 1
         assert "nowhere" in one_sentence(errors, "NoFiles")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_column_name_is_said_before_anything_is_written(command: Run, recipe: Path, tmp_path: Path) -> None:
+    for name, *more in (["plan"], ["run"], ["run", "--fresh"]):
+        code, output, errors = command(name, recipe, "input.columns.candidates=outputs", *more)
+        assert (code, output) == (1, "")
+        assert one_sentence(errors, "InputError") == (
+            f"{tmp_path}/in.jsonl: no column `outputs`; the columns are prompt_id, prompt, reference, candidates, lang; "
+            "set input.columns.candidates=candidates"
+        )
+    assert files_below(tmp_path) == {"in.jsonl", "recipe.yaml"}
+
+
+def test_what_is_wrong_with_a_recipe_or_its_input_is_said_without_ray(recipe: Path, tmp_path: Path) -> None:
+    for arguments in (["nowhere.yaml"], [recipe, "input.columns.candidates=outputs"]):
+        program = [sys.executable, "-c", COMMAND, "run", *map(str, arguments)]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 1
+        assert done.stdout.split() == ["LOADED"], done.stderr
 
 
 def test_a_folder_that_is_no_run_cannot_be_shown(command: Run, tmp_path: Path) -> None:

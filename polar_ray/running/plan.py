@@ -19,7 +19,7 @@ from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.scorers import RewardModel
 from polar_ray.running.derivations import check_derivations
 from polar_ray.running.folder import RunFolder
-from polar_ray.running.inputs import input_files
+from polar_ray.running.inputs import checked_files
 from polar_ray.running.packing import packing
 from polar_ray.running.parent import parent_of
 from polar_ray.scorers.catalog import make_encoder
@@ -63,7 +63,7 @@ def plan(recipe: Recipe) -> Plan:
     """
     check_derivations(recipe, parent_of(recipe))
     output = RunFolder.of(recipe.output.path, recipe.output.storage_options, recipe.limits.storage_wait_s)
-    files = input_files(recipe, output)
+    files = checked_files(recipe, output, fresh=True)
     sources = plan_sources(files, recipe.input, recipe.limits.storage_wait_s)
     step = max(1, len(sources) // SAMPLE_FILES)
     sampled = [next(iter(read_source(source, recipe.input))) for source in sources[::step][:SAMPLE_FILES]]

@@ -24,7 +24,7 @@ from polar_ray.running.failures import PassLost
 from polar_ray.running.fingerprints import fingerprints_of
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import Identity, describe, versions
-from polar_ray.running.inputs import input_files
+from polar_ray.running.inputs import checked_files
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
 from polar_ray.running.parent import Parent, parent_of
@@ -42,7 +42,13 @@ MAX_LOST_PASSES = 3
 """Passes in a row that may be lost without one commit between them."""
 
 
-def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None) -> Manifest:
+def run(
+    recipe: Recipe,
+    *,
+    fresh: bool = False,
+    reporter: Reporter | None = None,
+    files: list[InputFile] | None = None,
+) -> Manifest:
     """Scores the recipe's input into its output folder and returns the manifest.
 
     Splits that an earlier attempt committed are kept, so running an interrupted recipe again finishes it, and
@@ -53,6 +59,7 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
         recipe: What to read, how to score it, where to write.
         fresh: Delete the run in the output folder first.
         reporter: Is told how the run goes; nobody by default.
+        files: The input as ``checked_files`` gave it just now, where it was listed before Ray was loaded.
 
     Raises:
         PolarRayError: See ``polar_ray.errors``; splits committed so far stay, unless the error is about the recipe.
@@ -72,10 +79,12 @@ def run(recipe: Recipe, *, fresh: bool = False, reporter: Reporter | None = None
             f"{folder.path} is the place of a retry of the run in {of}, which is what reads of it would give; give "
             "another output.path"
         )
+    if files is None:
+        files = checked_files(recipe, folder, fresh=fresh)
     if not recipe.derive:
-        return score(recipe, parent, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter)
+        return score(recipe, parent, folder, files, fresh=fresh, reporter=reporter)
     with connected(recipe.compute):
-        manifest = score(recipe, parent, folder, input_files(recipe, folder), fresh=fresh, reporter=reporter)
+        manifest = score(recipe, parent, folder, files, fresh=fresh, reporter=reporter)
         derive_all(recipe, reporter.say)
     return manifest
 

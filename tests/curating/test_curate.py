@@ -17,7 +17,7 @@ from runs import files_below
 from polar_ray.curating.tick import Curation, Outcome
 from polar_ray.curating.versions import latest_version
 from polar_ray.data.scores import read_scores
-from polar_ray.errors import LeaseLost, PolarRayError, RecipeChanged, RecipeError
+from polar_ray.errors import InputError, LeaseLost, PolarRayError, RecipeChanged, RecipeError
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.manifest import read_manifest
@@ -240,7 +240,7 @@ def test_what_a_retry_of_a_ticks_run_gives_comes_into_the_next_version(landing: 
 
 def test_a_tick_that_fails_loses_nothing_and_the_next_one_catches_up(landing: Landing) -> None:
     before = landing.latest()
-    write_jsonl(landing.inputs / "e.jsonl", [{"text": "not a group"}])
+    write_jsonl(landing.inputs / "e.jsonl", [{**row, "candidates": []} for row in shard(50, groups=1)])
     with pytest.raises(PolarRayError, match="1 of the 1 rows read became dead letters"):
         landing.tick()
     assert landing.latest() == before
@@ -250,6 +250,19 @@ def test_a_tick_that_fails_loses_nothing_and_the_next_one_catches_up(landing: La
     assert landing.tick().kind == "published"
     assert landing.scored() == questions(50, 60)
     assert landing.rewards() == {**rewards_of(0, 1, extra=5), **rewards_of(10, 20, 30, 40, 41, 50, 60)}
+    assert landing.tick().kind == "nothing"
+
+
+def test_a_shard_with_other_columns_is_refused_before_anything_is_begun(landing: Landing) -> None:
+    before, runs = landing.latest(), sorted((landing.out / "runs").iterdir())
+    write_jsonl(landing.inputs / "g.jsonl", [{"prompt": "x", "outputs": ["y"]}])
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"g\.jsonl: no column `candidates`; .*; set input.columns.candidates=outputs"
+        ):
+            landing.tick()
+    assert (landing.latest(), sorted((landing.out / "runs").iterdir())) == (before, runs)
+    (landing.inputs / "g.jsonl").unlink()
     assert landing.tick().kind == "nothing"
 
 

@@ -87,7 +87,7 @@ def test_a_row_per_candidate_can_be_planned(tmp_path: Path, layout: str) -> None
 
 
 def test_an_input_of_dead_letters_only_is_planned(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "in.jsonl", [{"promt": "x"}] * 3)
+    write_jsonl(tmp_path / "in.jsonl", [{**row, "candidates": []} for row in rows(3)])
     made = plan(recipe(tmp_path / "in.jsonl", tmp_path / "out"))
     assert made.sample_dead_letters == 3
     assert made.estimate == ["no candidates in the sample"]
