@@ -109,7 +109,7 @@ class _Names:
         return None
 
     def _name(self, role: str) -> str:
-        return self._keys[role][1]
+        return str(self._keys[role][1])
 
     def _advice(self, missing: list[str]) -> str:
         """Returns what to set for columns that are not there."""
@@ -192,7 +192,7 @@ def _fitting(role: str, head: Head) -> list[str]:
 def _may_be_messages(shape: Shape) -> bool:
     """Whether it is text or a list of messages, and not a list of anything else."""
     fields = shape.fields.keys()
-    return shape.kind not in ("texts", "objects") or "content" in fields and ("role" in fields or len(fields) == 1)
+    return shape.kind not in ("texts", "objects") or ("content" in fields and ("role" in fields or len(fields) == 1))
 
 
 def _set(settings: dict[str, str], wanted: Iterable[str] = ()) -> str:

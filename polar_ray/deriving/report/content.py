@@ -10,7 +10,8 @@ from polar_ray.deriving.report.frame import STATUSES
 from polar_ray.deriving.report.histogram import LENGTH_EDGES, shown
 from polar_ray.deriving.report.labels import LabelKind, LabelSums
 from polar_ray.deriving.report.measure import LengthSums, Measured, Measuring, Sample, ScorerSums, margin_bins
-from polar_ray.deriving.report.moments import Moments, spearman
+from polar_ray.deriving.report.models import UNNAMED, models_of
+from polar_ray.deriving.report.moments import Moments, share, spearman
 from polar_ray.deriving.report.pairwise import PairSums
 from polar_ray.deriving.report.survey import QUANTILES, Survey
 
@@ -25,8 +26,8 @@ def content(survey: Survey, measuring: Measuring, measured: Measured, kinds: dic
     """Returns the figures of a report; ``kinds`` are the scorers' in the recipe, by name."""
     names = [scorer.name for scorer in measuring.sources.scorers]
     labels = [name or kinds.get(name, "reward") for name in names]
-    models = [name or "not named" for name in measuring.models]
-    others = sum(survey.models.values()) < survey.candidates or len(survey.models) > len(models)
+    # In a table with more names than are counted nothing can be said of all models.
+    complete = sum(survey.models.values()) == survey.candidates
     scorers = []
     for number, sums in enumerate(measured.scorers):
         of_labels = {kind: found for (scorer, kind), found in measured.labels.items() if scorer == number}
@@ -35,7 +36,8 @@ def content(survey: Survey, measuring: Measuring, measured: Measured, kinds: dic
                 "name": names[number],
                 "label": labels[number],
                 "kind": kinds.get(names[number]),
-                **_scorer(number, sums, measuring, models, others),
+                **_scorer(number, sums, measuring),
+                **models_of(sums, measuring.models, measuring.apart, complete=complete),
                 "lengths": [
                     _length(unit, found, sums.pairs, measured.sample, number)
                     for unit, found in sums.lengths.items()
@@ -47,8 +49,7 @@ def content(survey: Survey, measuring: Measuring, measured: Measured, kinds: dic
     return {
         "prompts": survey.prompts,
         "candidates": survey.candidates,
-        "models": models if any(measuring.models) else [],
-        "other_models": others,
+        "models": [name or UNNAMED for name in measuring.models[: measuring.apart]] if any(measuring.models) else [],
         "sampled": {"candidates": len(measured.sample.rewards[0]) if names else 0, "of": survey.candidates},
         "scorers": scorers,
         "agreement": [
@@ -66,19 +67,13 @@ def content(survey: Survey, measuring: Measuring, measured: Measured, kinds: dic
     }
 
 
-def share(part: float, whole: float) -> float | None:
-    """Returns part / whole, None where there is no whole."""
-    return part / whole if whole else None
-
-
-def _scorer(number: int, sums: ScorerSums, measuring: Measuring, models: list[str], others: bool) -> Data:
+def _scorer(number: int, sums: ScorerSums, measuring: Measuring) -> Data:
     bins = measuring.bins[number]
     by_status = sums.statuses.sum(axis=0)
     names = [*STATUSES, "other"]
     rewarded = sums.moments.together().describe()
     histogram = sums.histogram.sum(axis=0)
     several, with_one = int(sums.sizes[2]), int(sums.sizes[1])
-    shown_models = [*models, "all others"] if others else models
     return {
         "statuses": {name: int(count) for name, count in zip(names, by_status, strict=True) if count},
         "errors": [{"message": text, "count": count} for text, count in sums.errors.most_common(5)],
@@ -90,18 +85,6 @@ def _scorer(number: int, sums: ScorerSums, measuring: Measuring, models: list[st
             ],
             "histogram": shown(bins, histogram),
         },
-        "models": [
-            {
-                "model": model,
-                **sums.moments.describe(place),
-                "candidates": int(sums.statuses[place].sum()),
-                "truncated": int(sums.statuses[place][STATUSES.index("truncated")]),
-                "counts": sums.histogram[place][1:-1].tolist(),
-                **_wins(place, sums.pairs),
-            }
-            for place, model in enumerate(shown_models)
-        ],
-        "duels": _duels(sums.pairs, len(shown_models)),
         "prompts": {"with_none": int(sums.sizes[0]), "with_one": with_one, "with_several": several},
         "margins": {
             name: _margin(moments, counts, margin_bins(bins)) for name, (moments, counts) in sums.margins.items()
@@ -133,31 +116,6 @@ def _curve(sums: CurveSums) -> list[Data]:
             kept.append(point)
             wanted = max(point["n"] + 1, point["n"] * 13 / 12) if point["n"] >= 32 else point["n"] + 1
     return kept
-
-
-def _wins(place: int, pairs: PairSums) -> Data:
-    """Against candidates of other models for the same prompts; a tie is half a win."""
-    won, lost = pairs.beaten[place].sum(), pairs.beaten[:, place].sum()
-    level = pairs.level[place].sum() + pairs.level[:, place].sum() - 2 * pairs.level[place, place]
-    own = pairs.beaten[place, place]
-    won, lost = won - own, lost - own
-    compared = int(won + lost + level)
-    return {"win_rate": share(float(won + level / 2), compared), "comparisons": compared}
-
-
-def _duels(pairs: PairSums, models: int) -> list[list[float | None]]:
-    """Win rates of each model (row) against each other one, None where they never met and on the diagonal."""
-    level = pairs.level + pairs.level.T
-    met = pairs.beaten + pairs.beaten.T + level
-    return [
-        [
-            None
-            if row == column
-            else share(float(pairs.beaten[row, column] + level[row, column] / 2), int(met[row, column]))
-            for column in range(models)
-        ]
-        for row in range(models)
-    ]
 
 
 def _length(unit: str, sums: LengthSums, pairs: PairSums, sample: Sample, scorer: int) -> Data:

@@ -78,11 +78,9 @@ def _curve(scorer: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _models(scorer: dict[str, Any]) -> list[tuple[str, str]]:
-    compared = [model for model in scorer["models"] if model["comparisons"]]
-    if len(compared) < 2:
+    best, worst = scorer["best_model"], scorer["worst_model"]
+    if best is None or worst is None:
         return []
-    best = max(compared, key=lambda model: model["win_rate"])
-    worst = min(compared, key=lambda model: model["win_rate"])
     return [
         (
             NOTE,

@@ -22,7 +22,7 @@ class Frame:
     Attributes:
         blocks: The rewards of each scorer.
         statuses: int64 [C] for each scorer: places in ``STATUSES``, one more where the status is another.
-        model: int64 [C]: places among the models that are shown, one more for the others.
+        model: int64 [C]: places among the models, one more where it is none of them.
         lengths: For each scorer by unit (``characters``, ``tokens``): float64 [C], NaN where it is not known.
         labels: float64 [C] by kind of label, NaN where there is none.
         errors: Error messages of each scorer: string [C]; None where they are not read.

@@ -19,6 +19,7 @@ from polar_ray.deriving.report.labels import LabelKind, LabelSums, label_sums
 from polar_ray.deriving.report.moments import CoMoments, Moments
 from polar_ray.deriving.report.pairwise import AgreementSums, PairSums, compare
 from polar_ray.deriving.report.sources import Sources
+from polar_ray.deriving.report.survey import MATRIX
 from polar_ray.deriving.report.within import LongestSums, WithinSums, longest_sums, within_sums
 from polar_ray.deriving.units import Unit, UnitReader, kept
 
@@ -38,7 +39,7 @@ class Measuring:
     Attributes:
         storage: Where the score table is.
         sources: What is read of it.
-        models: Names of the models that are shown.
+        models: Names of all models, those with the most candidates first.
         bins: For each scorer's rewards.
         quantiles: For each scorer, where its quantiles lie.
         examples: Prompts to show of each category.
@@ -54,6 +55,11 @@ class Measuring:
     examples: int
     share: float
     seed: int
+
+    @property
+    def apart(self) -> int:
+        """How many models, the first ones, have a histogram and are compared one by one."""
+        return min(len(self.models), MATRIX)
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,12 @@ class LengthSums(Additive):
 
 @dataclass(frozen=True)
 class ScorerSums:
-    """Of one scorer; M models are those that are shown and one for all others.
+    """Of one scorer.
 
     Attributes:
-        statuses: int64 [M, S + 1]: candidates by model and status.
-        moments: Of the rewards by model.
-        histogram: int64 [M, bins + 2]: rewards by model and bin.
+        statuses: int64 [K + 1, S + 1]: candidates by model and status; K stands for those whose model is not known.
+        moments: Of the rewards by model, K + 1 likewise.
+        histogram: int64 [M + 1, bins + 2]: rewards by model and bin; M stands for all models after the first M.
         quantiles: For each quantile, the rewards of its bin by their lower bits.
         sizes: Prompts by the number of candidates with a reward: none, one, more.
         margins: ``second`` and ``worst``: moments and counts of the best reward minus that one.
@@ -182,7 +188,7 @@ def measure_unit(measuring: Measuring, unit: Unit) -> Measured:
     chance = np.random.default_rng([measuring.seed, unit.number])
     frame = frame_of(table, measuring.sources, measuring.models)
     orders = [best_first(block, ~np.isnan(block.reward)) for block in frame.blocks]
-    compared = compare(frame, len(measuring.models) + 1)
+    compared = compare(frame, len(measuring.models), measuring.apart)
     picked = chance.random(len(frame.group)) < measuring.share
     labels = {}
     for (scorer, kind), pairs in compared.labels.items():
@@ -229,8 +235,9 @@ def _scorer(frame: Frame, number: int, order: Order, pairs: PairSums, measuring:
         ),
         moments=Moments.of(rewards, model, models),
         histogram=np.bincount(
-            model * (bins.count + 2) + bins.place(rewards), minlength=models * (bins.count + 2)
-        ).reshape(models, -1),
+            np.minimum(model, measuring.apart) * (bins.count + 2) + bins.place(rewards),
+            minlength=(measuring.apart + 1) * (bins.count + 2),
+        ).reshape(measuring.apart + 1, -1),
         quantiles=tuple(
             lower_counts(rewards, found.upper) if found else np.zeros(1, np.int64)
             for found in measuring.quantiles[number]

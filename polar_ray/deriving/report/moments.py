@@ -55,6 +55,10 @@ class Moments:
             np.maximum(self.most, other.most),
         )
 
+    def of_sets(self, places: np.ndarray) -> "Moments":
+        """Returns the moments of some of the sets."""
+        return Moments(*(values[places] for values in vars(self).values()))
+
     def together(self) -> "Moments":
         """Returns the moments of all sets as one."""
         total = Moments.of(np.zeros(0))
@@ -105,6 +109,11 @@ class CoMoments:
         if self.x.count[0] < 2 or self.x.least[0] == self.x.most[0] or self.y.least[0] == self.y.most[0]:
             return None
         return limited(self.product / float(np.sqrt(self.x.squares[0]) * np.sqrt(self.y.squares[0])))
+
+
+def share(part: float, whole: float) -> float | None:
+    """Returns part / whole, None where there is no whole."""
+    return part / whole if whole else None
 
 
 def limited(correlation: float) -> float | None:

@@ -22,8 +22,11 @@ class PairSums:
     Attributes:
         pairs: Pairs of candidates of a prompt that both have a reward.
         tied: Those with equal rewards.
-        beaten: int64 [M, M]: how often the row's model has the higher reward than the column's, M - 1 for all others.
-        level: int64 [M, M]: how often the row's first candidate ties with the column's later one.
+        beaten: int64 [M + 1, M + 1]: how often the row's model has the higher reward than the column's, for the M
+            models that are compared one by one; M stands for all others.
+        level: int64 [M + 1, M + 1]: how often the row's first candidate ties with the column's later one.
+        each: int64 [3, K + 1]: how often each of all K models has the lower, the same and the higher reward than a
+            candidate of another model; K stands for candidates whose model is not known.
         longer: By unit of length, pairs in which rewards and lengths both differ: all, and those in which the longer
             one has the higher reward.
     """
@@ -32,6 +35,7 @@ class PairSums:
     tied: int
     beaten: np.ndarray
     level: np.ndarray
+    each: np.ndarray
     longer: dict[str, tuple[int, int]]
 
     def __add__(self, other: "PairSums") -> "PairSums":
@@ -40,6 +44,7 @@ class PairSums:
             self.tied + other.tied,
             self.beaten + other.beaten,
             self.level + other.level,
+            self.each + other.each,
             _added(self.longer, other.longer),
         )
 
@@ -74,11 +79,17 @@ class Compared:
     labels: dict[tuple[int, LabelKind], LabelSums]
 
 
-def compare(frame: Frame, models: int) -> Compared:
-    """Compares every two candidates of each prompt; ``models`` counts those that are shown and one for the others."""
+def compare(frame: Frame, models: int, apart: int) -> Compared:
+    """Compares every two candidates of each prompt.
+
+    Args:
+        frame: The candidates.
+        models: How many models there are.
+        apart: How many of them, the first ones, are compared one by one.
+    """
     many = len(frame.blocks)
-    zero = np.zeros((models, models), np.int64)
-    scorers = [PairSums(0, 0, zero, zero, dict.fromkeys(units, (0, 0))) for units in frame.lengths]
+    zero, none = np.zeros((apart + 1, apart + 1), np.int64), np.zeros((3, models + 1), np.int64)
+    scorers = [PairSums(0, 0, zero, zero, none, dict.fromkeys(units, (0, 0))) for units in frame.lengths]
     agreement = {(a, b): AgreementSums() for a in range(many) for b in range(a + 1, many)}
     labels = {(scorer, kind): LabelSums() for scorer in range(many) for kind in frame.labels}
     for first, second in pairs_of(frame.sizes, frame.starts):
@@ -87,7 +98,7 @@ def compare(frame: Frame, models: int) -> Compared:
         left, right = frame.model[first], frame.model[second]
         for scorer, reward in enumerate(rewards):
             lengths = {unit: signs(values, first, second) for unit, values in frame.lengths[scorer].items()}
-            scorers[scorer] += _pair_sums(reward, left, right, models, lengths)
+            scorers[scorer] += _pair_sums(reward, left, right, models, apart, lengths)
             length = next(iter(lengths.values()), None)
             for kind, label in label_signs.items():
                 labels[scorer, kind] += label_pairs(label, reward, length)
@@ -118,19 +129,29 @@ def signs(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
 
 
 def _pair_sums(
-    reward: np.ndarray, left: np.ndarray, right: np.ndarray, models: int, lengths: dict[str, np.ndarray]
+    reward: np.ndarray, left: np.ndarray, right: np.ndarray, models: int, apart: int, lengths: dict[str, np.ndarray]
 ) -> PairSums:
     known = reward != UNKNOWN
     sign = reward[known].astype(np.int64)
+    one, other = left[known], right[known]
     # One count for each of: first wins, tie, second wins; for each first model; for each second model.
-    code = ((sign + 1) * models + left[known]) * models + right[known]
-    lost, level, won = np.bincount(code, minlength=3 * models**2).reshape(3, models, models)
+    size = apart + 1
+    code = ((sign + 1) * size + np.minimum(one, apart)) * size + np.minimum(other, apart)
+    lost, level, won = np.bincount(code, minlength=3 * size**2).reshape(3, size, size)
+    differ = one != other
+    sign_apart = sign[differ]
+    each = sum(
+        np.bincount((outcome + 1) * (models + 1) + model[differ], minlength=3 * (models + 1))
+        for outcome, model in ((sign_apart, one), (-sign_apart, other))
+    )
     longer = {}
     for unit, length in lengths.items():
         product = reward * length
         told = (np.abs(product) == 1) & known & (length != UNKNOWN)
         longer[unit] = (int(told.sum()), int((product[told] == 1).sum()))
-    return PairSums(int(known.sum()), int((sign == 0).sum()), won + lost.T, level, longer)
+    return PairSums(
+        int(known.sum()), int((sign == 0).sum()), won + lost.T, level, np.reshape(each, (3, models + 1)), longer
+    )
 
 
 def _agreement(one: np.ndarray, other: np.ndarray) -> AgreementSums:

@@ -97,7 +97,7 @@ def report(
     measuring = Measuring(
         storage=source,
         sources=sources,
-        models=survey.shown_models(),
+        models=survey.known_models(),
         bins=tuple(found.bins() for found in survey.ranges),
         quantiles=tuple(tuple(found.quantile_bins()) for found in survey.ranges),
         examples=sample,

@@ -1,7 +1,7 @@
 """The first pass over a score table: how many, from where to where, and which models.
 
-Only rewards and model names are read. It settles the bins of the histograms, which models are shown by name, and in
-which bin of bits each quantile lies; see ``polar_ray.deriving.quantile``.
+Only rewards and model names are read. It settles the bins of the histograms, which models there are, and in which bin
+of bits each quantile lies; see ``polar_ray.deriving.quantile``.
 """
 
 from collections import Counter
@@ -21,8 +21,8 @@ from polar_ray.deriving.wanted import Wanted
 
 NAMES = 10_000
 """Different model names that are counted; a table with more has a name per candidate, not models."""
-MODELS = 24
-"""Models that are shown by name, those with the most candidates; the others are taken together."""
+MATRIX = 256
+"""Models, those with the most candidates, that have a histogram each and are compared with each other one by one."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _TAIL = 0.002
 """Share of the rewards at each end that may lie outside of a histogram, if they would stretch it."""
@@ -92,10 +92,10 @@ class Survey:
         ranges = tuple(one + two for one, two in zip(self.ranges, other.ranges, strict=True))
         return Survey(self.prompts + other.prompts, self.candidates + other.candidates, ranges, models)
 
-    def shown_models(self) -> tuple[str, ...]:
-        """Names of the models that are shown, those with the most candidates first."""
+    def known_models(self) -> tuple[str, ...]:
+        """Names of all models, those with the most candidates first."""
         ordered = sorted(self.models.items(), key=lambda entry: (-entry[1], entry[0]))
-        return tuple(name for name, _ in ordered[:MODELS])
+        return tuple(name for name, _ in ordered)
 
 
 def empty_survey(sources: Sources) -> Survey:
