@@ -75,10 +75,11 @@ def print_groups(table: "pa.Table") -> None:
     scorers = [ScoreColumns(name) for name in scorer_names(table.schema)]
     for row in table.to_pylist():
         grid = Table(title=_plain(_text(row["prompt"])), title_justify="left", title_style="bold", expand=True)
-        grid.add_column("rank", justify="right", width=4)
+        # Texts without spaces are wrapped inside their words; rich would cut such a word at the line's end.
+        grid.add_column("rank", justify="right", width=4, overflow="fold")
         for scorer in scorers:
-            grid.add_column(_plain(scorer("reward")), justify="right", min_width=8)
-        grid.add_column("candidate", ratio=1)
+            grid.add_column(_plain(scorer("reward")), justify="right", min_width=8, overflow="fold")
+        grid.add_column("candidate", ratio=1, overflow="fold")
         for reference in row["references"]:
             grid.add_row(
                 "", *[""] * len(scorers), _plain("reference: " + _text(reference)), style="dim", end_section=True

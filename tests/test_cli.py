@@ -216,8 +216,8 @@ def test_a_wrong_column_name_is_said_before_anything_is_written(command: Run, re
         code, output, errors = command(name, recipe, "input.columns.candidates=outputs", *more)
         assert (code, output) == (1, "")
         assert one_sentence(errors, "InputError") == (
-            f"{tmp_path}/in.jsonl: no column `outputs`; the columns are prompt_id, prompt, reference, candidates, lang; "
-            "set input.columns.candidates=candidates"
+            f"{tmp_path}/in.jsonl: no column `outputs`; "
+            "the columns are prompt_id, prompt, reference, candidates, lang; set input.columns.candidates=candidates"
         )
     assert files_below(tmp_path) == {"in.jsonl", "recipe.yaml"}
 

@@ -24,6 +24,7 @@ from polar_ray.errors import RecipeChanged
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.clearing import clear
+from polar_ray.running.derivations import check_derivations
 from polar_ray.running.inputs import checked_files
 from polar_ray.running.manifest import Manifest, read_manifest
 from polar_ray.running.progress import Reporter, Silent
@@ -193,7 +194,9 @@ class Curation:
             if pending.shards:
                 # What cannot come to anything is not begun: the next tick would have to finish it.
                 folder = run_folder(self._out, pending.tick, 1)
-                checked_files(self._recipe.scoring(sorted(pending.shards), folder.path), folder)
+                recipe = self._recipe.scoring(sorted(pending.shards), folder.path)
+                check_derivations(recipe, None, self._recipe.datasets(folder.path, folder.path))
+                checked_files(recipe, folder)
         self._write_pending(state, pending, lease)
         return pending
 

@@ -40,8 +40,8 @@ _ALIKE = 80
 def check_column_names(files: list[InputFile], config: Input, *, needs_reference: bool) -> None:
     """Checks that the columns are there without which no row can be scored.
 
-    One row of a sample that has a column is enough: the first rows of the first file, then those of files all over the
-    listing. So what is refused is an input of which nothing would come.
+    One row of a sample that has a column is enough: the first and the last rows of the first file, then those of files
+    all over the listing. So what is refused is an input of which nothing would come.
 
     Args:
         files: The input's files.
@@ -55,16 +55,13 @@ def check_column_names(files: list[InputFile], config: Input, *, needs_reference
     if config.format == "scores":
         return
     seen: Head = {}
-    looked_at = 0
     for head in heads(files, config):
-        if head is None:
-            continue
-        seen, looked_at = merged(seen, head), looked_at + 1
+        seen = merged(seen, head)
         problem = _Names(seen, config, needs_reference).problem()
         if problem is None:
             return
-    if looked_at:
-        more = f" and {looked_at - 1:,} other files that were looked at" if looked_at > 1 else ""
+    if seen:
+        more = f", and a sample of the {len(files) - 1:,} other files" if len(files) > 1 else ""
         raise InputError(f"{files[0].path}{more}: {problem}")
 
 

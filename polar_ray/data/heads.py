@@ -1,6 +1,6 @@
 """Heads: the columns of an input file and what they hold, as far as its schema or its first rows tell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polar_ray.data.dead_letters import BadRow
-from polar_ray.data.decompress import DamagedFile, read_chunks
+from polar_ray.data.decompress import CHUNK_BYTES, DamagedFile, read_chunks
 from polar_ray.data.listing import InputFile
 from polar_ray.data.normalize import without_mark
 from polar_ray.data.storage import Storage
@@ -52,39 +52,48 @@ Head = dict[str, Shape]
 NOTHING, OTHER = Shape("nothing"), Shape("other")
 
 
-def heads(files: list[InputFile], config: Input) -> Iterator[Head | None]:
-    """Yields the head of the first file, and then of more, spread over the listing with the last among them.
+def heads(files: list[InputFile], config: Input) -> Iterator[Head]:
+    """Yields the head of the first file, its end, and then both of more files, spread over the listing.
 
-    None stands for a file that has no rows or cannot be read, which tells nothing about columns.
+    Files that have no rows or cannot be read are left out: they tell nothing about columns.
     """
-    yield _head(files[0], config)
-    step = max(1, -(-(len(files) - 1) // HEADS))
+    first, *others = files
+    yield from _heads(first, config)
+    step = max(1, -(-len(others) // HEADS))
     with ThreadPoolExecutor(8) as pool:
-        yield from pool.map(lambda file: _head(file, config), files[:0:-step])
+        for found in pool.map(lambda file: list(_heads(file, config)), others[::-step]):
+            yield from found
 
 
-def _head(file: InputFile, config: Input) -> Head | None:
+def _heads(file: InputFile, config: Input) -> Iterator[Head]:
     storage = Storage.of(file.path, config.storage_options)
     try:
         if file.format == "parquet":
             with storage.open_file(file.path) as raw:
                 footer = pq.read_metadata(raw)
-                return _of_schema(footer.schema.to_arrow_schema()) if footer.num_rows else None
-        rows = list(islice(_rows(storage, file), HEAD_ROWS))
-    except (OSError, DamagedFile, pa.ArrowException):
+            if footer.num_rows:
+                yield _of_schema(footer.schema.to_arrow_schema())
+            return
+        if head := _of_lines(enumerate(islice(_lines(storage, file), HEAD_ROWS))):
+            yield head
+        # A file that begins with rows of another kind may go on with what is wanted.
+        if file.compression is None and (end := _of_lines((1, line) for line in _last_lines(storage, file))):
+            yield end
+    except (OSError, pa.ArrowException):
         # What is wrong with the file is said when it is read; of other files the columns can still be told.
-        return None
-    shapes = [{name: _of_value(value) for name, value in row.items()} for row in rows]
-    return reduce(merged, shapes) if shapes else None
+        return
 
 
-def _rows(storage: Storage, file: InputFile) -> Iterator[dict[str, Json]]:
-    """Yields the first rows of a JSONL file, without those that are damaged."""
-    for number, line in enumerate(_lines(storage, file)):
+def _of_lines(lines: Iterable[tuple[int, bytes]]) -> Head:
+    """Returns the columns of lines with their numbers, without those that are no rows."""
+    found: Head = {}
+    for number, line in lines:
         try:
-            yield decode_object(without_mark(line, number))
+            row = decode_object(without_mark(line, number))
         except BadRow:
             continue
+        found = merged(found, {name: _of_value(value) for name, value in row.items()})
+    return found
 
 
 def _lines(storage: Storage, file: InputFile) -> Iterator[bytes]:
@@ -99,6 +108,14 @@ def _lines(storage: Storage, file: InputFile) -> Iterator[bytes]:
     except DamagedFile:
         return
     yield held
+
+
+def _last_lines(storage: Storage, file: InputFile) -> list[bytes]:
+    with storage.open_file(file.path) as raw:
+        start = max(0, raw.size() - CHUNK_BYTES)
+        raw.seek(start)
+        lines: list[bytes] = raw.read().split(b"\n")
+    return lines[1 if start else 0 :][-HEAD_ROWS:]
 
 
 def _of_value(value: Json) -> Shape:

@@ -11,8 +11,15 @@ from polar_ray.data.group import GROUP_SCHEMA
 from polar_ray.data.scores import scorer_names
 from polar_ray.errors import RecipeError
 
-SCORE_FIELDS = ("reward", "rank", "status", "tokens", "truncated", "error")
-"""What every scorer writes, each a list aligned with ``candidates``."""
+SCORE_FIELDS = {
+    "reward": pa.float32(),
+    "rank": pa.int32(),
+    "status": pa.string(),
+    "tokens": pa.int32(),
+    "truncated": pa.bool_(),
+    "error": pa.string(),
+}
+"""What every scorer writes and its type, each a list aligned with ``candidates``."""
 
 
 @dataclass(frozen=True)

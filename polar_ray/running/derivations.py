@@ -12,15 +12,22 @@ from polar_ray.running.parent import Parent
 from polar_ray.scorers.catalog import extras_of
 
 
-def check_derivations(recipe: Recipe, parent: Parent | None) -> None:
+def check_derivations(
+    recipe: Recipe, parent: Parent | None, derivations: dict[str, DeriveRecipe] | None = None
+) -> None:
     """Checks, before anything is scored, that the score table will have what the recipe's derivations ask for.
 
     What a custom scorer adds beyond its rewards is not known before it is made, and taken on trust.
 
+    Args:
+        recipe: How the score table is made.
+        parent: The run that its scorers are added to.
+        derivations: What is derived from it; the recipe's own by default.
+
     Raises:
-        RecipeError: A derivation names a scorer or column that there will not be.
+        RecipeError: A derivation names a scorer or column that there will not be, or one of another type.
     """
-    for name, derivation in recipe.derivations.items():
+    for name, derivation in (recipe.derivations if derivations is None else derivations).items():
         try:
             wanted_of(derivation, _schema(recipe, parent, derivation))
         except RecipeError as error:
@@ -47,12 +54,13 @@ def _schema(recipe: Recipe, parent: Parent | None, derivation: DeriveRecipe) -> 
     """The columns of the score table that the run will leave, as far as a derivation could ask for them."""
     fields = [pa.field("prompt_id", pa.string()), pa.field("input_row", pa.int64())]
     fields += parent.fields if parent is not None else []
-    numbers, texts = pa.list_(pa.float32()), pa.list_(pa.string())
     asked = derivation.reward.uncertainty
     for scorer, config in recipe.named_scorers.items():
         column = ScoreColumns(scorer)
-        fields += [pa.field(column(name), texts if name == "status" else numbers) for name in SCORE_FIELDS]
+        own = {column(name): pa.list_(type_) for name, type_ in SCORE_FIELDS.items()}
         # Which columns a scorer adds is said by its class, which may load torch: only if it matters.
         extras = ([asked] if config.kind == "custom" else extras_of(config)) if asked is not None else []
-        fields += [pa.field(column(name), numbers) for name in extras]
+        # What every scorer writes is of its own type, whatever is asked of a scorer that is not known yet.
+        added = {column(name): pa.list_(pa.float32()) for name in extras}
+        fields += [pa.field(name, type_) for name, type_ in {**added, **own}.items()]
     return pa.schema(fields)

@@ -266,6 +266,16 @@ def test_a_shard_with_other_columns_is_refused_before_anything_is_begun(landing:
     assert landing.tick().kind == "nothing"
 
 
+def test_a_dataset_that_cannot_be_derived_is_refused_before_anything_is_scored(landing: Landing) -> None:
+    before = landing.latest()
+    write_jsonl(landing.inputs / "g.jsonl", shard(90, groups=1))
+    landing.scored()
+    with pytest.raises(RecipeError, match=r"derive\.pairs: the score table has no column 'error' of numbers"):
+        landing.tick("derive.pairs.reward.uncertainty=error")
+    assert (landing.latest(), landing.scored()) == (before, [])
+    (landing.inputs / "g.jsonl").unlink()
+
+
 def test_a_tick_that_lost_its_lease_does_not_begin_another_dataset(landing: Landing) -> None:
     write_jsonl(landing.inputs / "f2.jsonl", shard(65, groups=1))
     before = landing.latest()

@@ -1,5 +1,6 @@
 """A wrong column name is found in the head of the input, with the setting that is likely to be meant."""
 
+import gzip
 import shlex
 from pathlib import Path
 from typing import Any
@@ -122,16 +123,20 @@ def test_a_reference_is_needed_where_a_scorer_needs_it(write: Any) -> None:
 def test_a_file_further_on_that_has_the_columns_is_enough(write: Any) -> None:
     for number in range(4):
         path = write(renamed({"candidates": "outputs"}), f"{number}")
-    assert " and 3 other files that were looked at: no column `candidates`" in refusal(path.parent)
+    assert ", and a sample of the 3 other files: no column `candidates`" in refusal(path.parent)
     write(renamed({}), "2")
     check(path.parent)
 
 
-def test_one_row_of_the_head_that_has_the_columns_is_enough(tmp_path: Path) -> None:
-    bad = [{"text": "x"}] * (HEAD_ROWS - 1)
-    path = write_jsonl(tmp_path / "in.jsonl", [*bad, *rows(1)])
-    check(path)
-    assert "the columns are text;" in refusal(write_jsonl(path, [*bad, {"text": "y"}, *rows(1)]))
+def test_one_row_of_the_head_or_the_end_that_has_the_columns_is_enough(tmp_path: Path) -> None:
+    bad = [{"text": "x" * 2000}] * HEAD_ROWS
+    for data in ([*bad[1:], *rows(1), *bad], [*bad, *rows(1)], [*bad, *rows(1), *bad[:400]]):
+        check(write_jsonl(tmp_path / "in.jsonl", data))
+    path = write_jsonl(tmp_path / "in.jsonl", [*bad, *rows(1), *bad])
+    assert "the columns are text;" in refusal(path)
+    (tmp_path / "in.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert "the columns are text;" in refusal(tmp_path / "in.jsonl.gz")
+    check(tmp_path, columns={"prompt": "text"}, layout="candidates", candidate_fields={"messages": "text"})
 
 
 def test_lines_that_are_no_rows_and_candidates_of_other_kinds_are_passed_over(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_scorer_that_adds_a_column_which_is_there_anyway_stops_the_run(tmp_pat
 
 
 def test_a_scorer_that_compares_with_references_stops_an_input_that_has_none(tmp_path: Path) -> None:
-    data = [{name: value for name, value in row.items() if name != "reference"} for row in rows(6)]
+    data = [{**row, "reference": None} for row in rows(6)]
     with pytest.raises(ScoringError, match=r"no_reference.*input\.columns\.reference"):
         score(tmp_path, data, {"kind": "text_closeness"})
 

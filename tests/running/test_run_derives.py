@@ -100,6 +100,15 @@ def test_fresh_scores_make_fresh_datasets(tmp_path: Path) -> None:
         ({"pairs": {}, "reward": {"scorer": "x"}}, {}, "derive.x: the score table has no scorer 'x'; it has a single"),
         ({"pairs": {"agreement": ["b"]}}, {}, "derive.x: the score table has no scorer 'b'"),
         ({"pairs": {}, "reward": {"uncertainty": "sigma"}}, {}, "derive.x: the score table has no column 'sigma'"),
+        *(
+            (
+                {"pairs": {}, "reward": {"uncertainty": name}},
+                {"scorer": scorer},
+                f"derive.x: the score table has no column '{name}' of numbers; those it has are reward, rank, tokens",
+            )
+            for name in ("error", "status", "truncated")
+            for scorer in ({"kind": "length"}, {"kind": "custom", "target": "faulty:Slow"})
+        ),
         (
             {"pairs": {}, "reward": {"combine": {"scorers": ["a", "c"]}}},
             {"scorers": {"a": {"kind": "length"}, "b": {"kind": "length"}}},

@@ -32,8 +32,7 @@ def models_of(sums: ScorerSums, names: tuple[str, ...], apart: int, *, complete:
     Returns:
         ``models``: those that are shown, and one entry for the rest; ``named`` says whether an entry is a model.
         ``duels``: their win rates against each other. ``best_model``, ``worst_model``: over all models, None where
-        that is not known. ``choice``: how many models there are, among how many those are that are shown, and how many they are;
-        None if all are.
+        that is not known. ``choice``: how many models there are, and how many and which of them are shown; None if all.
     """
     rates = [_wins(place, sums.pairs) for place in range(len(names))]
     compared = [place for place, rate in enumerate(rates) if names[place] and rate["comparisons"]]
