@@ -50,7 +50,8 @@ def run(
 
     wanted = [] if verify is None else [f"verify={verify}"]
     resolved = Recipe.load(recipe, [*(overrides or []), *wanted])
-    folder = RunFolder.of(resolved.output.path, resolved.output.storage_options)
+    output = resolved.output
+    folder = RunFolder.of(output.path, output.storage_options, resolved.limits.storage_wait_s)
     files = checked_files(resolved, folder, fresh=fresh)
     # Ray takes a second to load, and is not needed to say that a recipe or its input is wrong.
     from polar_ray.running.progress import reporter

@@ -11,6 +11,7 @@ from polar_ray.data.heads import Head, Kind, Shape, heads, merged
 from polar_ray.data.listing import InputFile
 from polar_ray.errors import InputError
 from polar_ray.recipe.input import Input
+from polar_ray.recipe.run import STORAGE_WAIT_S
 
 SHOWN = 20
 """Columns that a message names."""
@@ -37,7 +38,9 @@ _ALIKE = 80
 """Similarity, of 100, from which a name counts as another spelling of a usual one."""
 
 
-def check_column_names(files: list[InputFile], config: Input, *, needs_reference: bool) -> None:
+def check_column_names(
+    files: list[InputFile], config: Input, wait_s: float = STORAGE_WAIT_S, *, needs_reference: bool
+) -> None:
     """Checks that the columns are there without which no row can be scored.
 
     One row of a sample that has a column is enough: the first and the last rows of the first file, then those of files
@@ -46,6 +49,7 @@ def check_column_names(files: list[InputFile], config: Input, *, needs_reference
     Args:
         files: The input's files.
         config: The recipe's input.
+        wait_s: Seconds in which a storage that is away may come back.
         needs_reference: Whether there is a scorer that gives nothing without a reference.
 
     Raises:
@@ -55,7 +59,7 @@ def check_column_names(files: list[InputFile], config: Input, *, needs_reference
     if config.format == "scores":
         return
     seen: Head = {}
-    for head in heads(files, config):
+    for head in heads(files, config, wait_s):
         seen = merged(seen, head)
         problem = _Names(seen, config, needs_reference).problem()
         if problem is None:

@@ -18,6 +18,7 @@ from polar_ray.data.normalize import without_mark
 from polar_ray.data.storage import Storage
 from polar_ray.data.strict_json import Json, decode_object
 from polar_ray.recipe.input import Input
+from polar_ray.recipe.run import STORAGE_WAIT_S
 
 Kind = Literal["nothing", "text", "number", "texts", "objects", "object", "other"]
 """``texts`` and ``objects`` are lists of them; ``nothing`` is null or an empty list, ``other`` anything else."""
@@ -52,21 +53,21 @@ Head = dict[str, Shape]
 NOTHING, OTHER = Shape("nothing"), Shape("other")
 
 
-def heads(files: list[InputFile], config: Input) -> Iterator[Head]:
+def heads(files: list[InputFile], config: Input, wait_s: float = STORAGE_WAIT_S) -> Iterator[Head]:
     """Yields the head of the first file, its end, and then both of more files, spread over the listing.
 
     Files that have no rows or cannot be read are left out: they tell nothing about columns.
     """
     first, *others = files
-    yield from _heads(first, config)
+    yield from _heads(first, config, wait_s)
     step = max(1, -(-len(others) // HEADS))
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda file: list(_heads(file, config)), others[::-step]):
+        for found in pool.map(lambda file: list(_heads(file, config, wait_s)), others[::-step]):
             yield from found
 
 
-def _heads(file: InputFile, config: Input) -> Iterator[Head]:
-    storage = Storage.of(file.path, config.storage_options)
+def _heads(file: InputFile, config: Input, wait_s: float) -> Iterator[Head]:
+    storage = Storage.of(file.path, config.storage_options, wait_s)
     try:
         if file.format == "parquet":
             with storage.open_file(file.path) as raw:

@@ -37,7 +37,7 @@ def checked_files(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> 
     files = input_files(recipe, folder)
     try:
         needs_reference = any(entry_of(scorer).needs_reference for scorer in recipe.named_scorers.values())
-        check_column_names(files, recipe.input, needs_reference=needs_reference)
+        check_column_names(files, recipe.input, recipe.limits.storage_wait_s, needs_reference=needs_reference)
     except InputError:
         if fresh or not folder.is_run():
             raise
