@@ -8,8 +8,8 @@ from typing_extensions import Self
 
 from polar_ray.errors import RecipeError
 from polar_ray.recipe.base import Part
-from polar_ray.recipe.explain import explain
-from polar_ray.recipe.overrides import apply_overrides
+from polar_ray.recipe.explain import explain, takes_null
+from polar_ray.recipe.overrides import apply_overrides, unset
 
 
 class Document(Part):
@@ -30,8 +30,17 @@ class Document(Part):
                 data = yaml.safe_load(file)
         except OSError as error:
             raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise RecipeError(
+                f"{path} is not UTF-8 (byte {error.start}), as a recipe must be; save it so, or give the path of a recipe"
+            ) from error
+        except RecursionError as error:
+            raise RecipeError(f"{path} is nested too deep to be a recipe") from error
         except yaml.YAMLError as error:
-            raise RecipeError(f"{path} is not valid YAML: {error}") from error
+            raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            # YAML's own types, such as a date in a thirteenth month.
+            raise RecipeError(f"{path} holds a value that YAML cannot read: {error}") from error
         if not isinstance(data, dict):
             raise RecipeError(f"{path} must hold a mapping with the keys {cls.expected_keys}")
         return cls.of(data, overrides, where=path)
@@ -39,7 +48,27 @@ class Document(Part):
     @classmethod
     def of(cls, data: dict[str, Any], overrides: list[str] | None = None, where: str = "recipe") -> Self:
         """Builds a recipe from plain data and overrides; raises RecipeError like ``load``."""
+        changed = apply_overrides(data, overrides or [])
+        for key in unset(overrides or []):
+            _unset(changed, key.split("."), cls)
         try:
-            return cls.model_validate(apply_overrides(data, overrides or []))
+            return cls.model_validate(changed)
         except ValidationError as error:
-            raise RecipeError(f"{where}: {explain(error, cls)}") from None
+            from polar_ray.recipe.kinds import what_it_is
+
+            other = what_it_is(data, cls)
+            raise RecipeError(f"{where} {other}" if other else f"{where}: {explain(error, cls)}") from None
+        except RecursionError as error:
+            raise RecipeError(f"{where} is nested too deep to be a recipe") from error
+
+
+def _unset(data: dict[str, Any], location: list[str], model: type[Part]) -> None:
+    """Takes a key out that an override set to null, unless null is a value of its own there."""
+    *parents, last = location
+    if takes_null(model, location):
+        return
+    for parent in parents:
+        data = data[parent]
+    # A later override may have set it again.
+    if data.get(last, "") is None:
+        del data[last]

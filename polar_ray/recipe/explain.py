@@ -39,6 +39,12 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return sentence + (f" (and {more} more)" if more else "")
 
 
+def takes_null(model: type[BaseModel], location: list[str]) -> bool:
+    """Whether null is a value at a location, or there is no such location."""
+    options = _walk(model, location)[1]
+    return not options or type(None) in options or Any in options
+
+
 def _walk(model: type[BaseModel], location: list[str]) -> tuple[list[str], list[Any]]:
     """Follows a location; returns it without the tags of unions (scorer.polar.dtype -> scorer.dtype), and the
     types that are possible there."""

@@ -11,7 +11,8 @@ from polar_ray.errors import RecipeError
 def apply_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Returns a copy of ``data`` with each ``a.b.c=value`` set.
 
-    Whether a key exists and a value fits is decided by the recipe's types, which see the result.
+    Whether a key exists and a value fits is decided by the recipe's types, which see the result; they also decide
+    whether ``null`` is a value or takes the key away (``unset``).
 
     Raises:
         RecipeError: An override has no ``=``, is not YAML, or goes through a value that has no keys.
@@ -25,12 +26,22 @@ def apply_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any
             value = yaml.safe_load(text) if text else ""
         except yaml.YAMLError:
             value = text
+        except (RecursionError, ValueError) as error:
+            raise RecipeError(f"the value of the override {override[:80]!r} cannot be read as YAML") from error
         *parents, last = key.strip().split(".")
         node = result
         for parent in parents:
-            child = node.setdefault(parent, {})
+            if node.get(parent) is None:
+                node[parent] = {}
+            child = node[parent]
             if not isinstance(child, dict):
                 raise RecipeError(f"the override {override!r} goes through {parent}, which holds a value, not keys")
             node = child
         node[last] = value
     return result
+
+
+def unset(overrides: list[str]) -> list[str]:
+    """Returns the keys that overrides set to ``null``."""
+    parts = (override.partition("=") for override in overrides)
+    return [key.strip() for key, _, text in parts if text.strip() in ("null", "~", "Null", "NULL")]

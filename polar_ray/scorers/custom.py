@@ -45,6 +45,12 @@ def _find(config: Custom) -> type[TextScorer]:
             f"scorer.target {config.target} cannot be imported: {error}; the module must be installed on the workers, "
             "or lie in the job's working directory"
         ) from error
+    except Exception as error:
+        # The module is the user's, and may raise anything while it is imported.
+        raise RecipeError(
+            f"scorer.target {config.target}: importing {module} ended in {type(error).__name__}: {error}; it must be "
+            f"importable by itself: python -c 'import {module}' shows where it fails"
+        ) from error
     if not (isinstance(cls, type) and issubclass(cls, TextScorer)):
         base = f"{TextScorer.__module__}.{TextScorer.__name__}"
         raise RecipeError(f"scorer.target {config.target} is not a subclass of {base}")
