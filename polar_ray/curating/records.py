@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from polar_ray.data.records import DAMAGE
 from polar_ray.data.storage import Storage
 from polar_ray.errors import StateError
 
@@ -24,12 +25,12 @@ def decode(storage: Storage, path: str, type: type[RecordT], schema: int) -> Rec
     """
     try:
         record = _read(storage, path, type, schema)
-    except msgspec.DecodeError:
+    except DAMAGE:
         # Reading from an object store asks for the size first: a record that is replaced in between comes out cut.
         time.sleep(PAUSE_S)
         try:
             record = _read(storage, path, type, schema)
-        except msgspec.DecodeError as error:
+        except DAMAGE as error:
             raise StateError(
                 f"{path} is damaged ({error}), and without it nobody knows which shards are done; restore it, or the "
                 "one before it, from a backup, or give another output.path to score everything again"

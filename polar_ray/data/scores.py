@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from polar_ray.data.generations import newest
+from polar_ray.data.records import decode_record
 from polar_ray.data.storage import FileInfo, Files, Storage
 from polar_ray.errors import NotARun, NotFinished
 from polar_ray.recipe.run import STORAGE_WAIT_S
@@ -58,8 +59,7 @@ def open_scores(
         raise NotARun(f"{run} is not the output folder of a run: it has no manifest.json")
     if not finished and not partial:
         raise NotFinished(
-            f"the run in {run} has not finished, so its score table is not complete; run the recipe again to finish "
-            "it, or read what is there with partial=True"
+            f"the run in {run} has not finished, so its score table is not complete; run the recipe again to finish it"
         )
     parts = [info.path for info in parts_of(Storage.of(root, storage_options, wait_s))]
     keys = [storage.relative(path) for path in parts]
@@ -75,7 +75,7 @@ def parts_of(table: Storage) -> Files:
     listed = table.join(LISTED)
     if not table.is_file(listed):
         return [info for info in table.list(table.join("scores")) if info.path.endswith(".parquet")]
-    parts = msgspec.json.decode(table.read_bytes(listed), type=ListedParts).parts
+    parts = decode_record(table.read_bytes(listed), listed, ListedParts).parts
     scheme, separator, root = table.url.rpartition("://")
     paths = [scheme + separator + posixpath.normpath(f"{root}/{part.path}") for part in parts]
     return [FileInfo(path, part.size) for path, part in zip(paths, parts, strict=True)]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from polar_ray.data.records import decode_manifest
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.card import card
 from polar_ray.deriving.curve import CurveSums
@@ -141,7 +142,7 @@ def derive(
 def _parent(table: Table) -> Parent:
     source = table.storage
     data = source.read_bytes(source.join("manifest.json"))
-    manifest = msgspec.json.decode(data)
+    manifest = decode_manifest(data, source.join("manifest.json"))
     return Parent(
         path=source.url,
         manifest_sha256=hashlib.sha256(data).hexdigest(),

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from polar_ray.data.own_files import Own, delete_own, refuse_links
+from polar_ray.data.records import DAMAGE, decode_record, differences
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.shards import FileRecord
 from polar_ray.errors import NotARun, NotFinished, OutputError, RecipeChanged
@@ -101,6 +102,10 @@ OWN = (
 """All files of a derivation, in the order in which they are deleted."""
 
 
+WAY_ON = "; give another output.path, or delete it with --fresh"
+"""What is to be done about a dataset that was derived otherwise, where it was derived by itself."""
+
+
 @dataclass(frozen=True)
 class DerivedFolder:
     """Paths of a derivation and what lies at them."""
@@ -168,12 +173,11 @@ class DerivedFolder:
                     "output.path or empty the folder yourself"
                 )
         elif not fresh and storage.exists(manifest):
-            if storage.read_bytes(marker) == record:
+            earlier = storage.read_bytes(marker)
+            if earlier == record:
                 return self.read_manifest()
-            raise RecipeChanged(
-                f"{self.path} holds a dataset that was derived by another recipe, from another score table or by other "
-                "versions of the software; give another output.path, or delete it with --fresh"
-            )
+            found = differences(decode_record(earlier, marker, dict[str, Any]), msgspec.json.decode(record))
+            raise RecipeChanged(f"{self.path} holds a dataset that was derived otherwise: {found}{WAY_ON}")
         else:
             # The old marker stays until the new one takes its place: it says whose folder this is.
             delete_own(storage, self.path, OWN[:-1])
@@ -193,13 +197,13 @@ class DerivedFolder:
             raise NotFinished(f"{self.path} holds no finished derived dataset: it has no manifest.json") from None
         try:
             return msgspec.json.decode(data, type=DerivedManifest)
-        except msgspec.ValidationError as error:
+        except DAMAGE as error:
             raise OutputError(f"{self.path}/manifest.json is not that of a derived dataset: {error}") from None
 
     def _is_derivation(self) -> bool:
         """Whether the record of a derivation is in the folder, which has the keys that ``establish`` was given."""
         try:
             record = msgspec.json.decode(self.storage.read_bytes(self.join("_derive", "derive.json")), type=_Marker)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, *DAMAGE):
             return False
         return bool(record.recipe and record.versions)

@@ -32,7 +32,7 @@ class Document(Part):
             raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise RecipeError(
-                f"{path} is not UTF-8 (byte {error.start}), as a recipe must be; save it so, or give the path of a recipe"
+                f"{path} is not UTF-8 (byte {error.start}), as a recipe must be; save it so, or give another path"
             ) from error
         except RecursionError as error:
             raise RecipeError(f"{path} is nested too deep to be a recipe") from error

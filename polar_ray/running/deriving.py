@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import ray
 
 from polar_ray.deriving.derive import Progress, derive
-from polar_ray.deriving.derived_folder import DerivedFolder, DerivedManifest
+from polar_ray.deriving.derived_folder import WAY_ON, DerivedFolder, DerivedManifest
 from polar_ray.errors import PolarRayError, RecipeChanged
 from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.recipe.recipe import Recipe
@@ -81,9 +81,8 @@ def derive_all(recipe: Recipe, say: Callable[[str], None]) -> None:
             derive(derivation, workers=RayTasks(derivation.compute.processes))
         except RecipeChanged as error:
             raise RecipeChanged(
-                f"derive.{name}: {folder.path} holds a dataset that was derived by another recipe, or before failed "
-                "scores were retried. The score table is finished and kept; delete that folder, or give "
-                f"derive.{name}.output.path another one, and run the same command again"
+                f"derive.{name}: {str(error).removesuffix(WAY_ON)}. The score table is finished and kept; delete that "
+                f"folder, or give derive.{name}.output.path another one, and run the same command again"
             ) from error
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from polar_ray.data.generations import RECORD
+from polar_ray.data.records import decode_record
 from polar_ray.data.storage import Storage
 from polar_ray.errors import NotARun
 from polar_ray.recipe.run import STORAGE_WAIT_S
@@ -134,7 +135,10 @@ class RunFolder:
         paths = [info.path for info in storage.list(self.join("_run", kind)) if info.path.endswith(".json")]
         with ThreadPoolExecutor(16) as pool:
             data = pool.map(storage.read_bytes, paths)
-            records: list[Any] = [msgspec.json.decode(text, type=record) for text in data]
+            remedy = "restore it from a copy; in an unfinished run it may be deleted, and its split is scored again"
+            records: list[Any] = [
+                decode_record(text, path, record, remedy) for text, path in zip(data, paths, strict=True)
+            ]
         names = [path.rsplit("/", 1)[-1].removesuffix(".json") for path in paths]
         return dict(zip(names, records, strict=True))
 
@@ -142,8 +146,8 @@ class RunFolder:
         """Returns the token budgets that the run's actors agreed on, by scorer."""
         if not self.storage.is_file(self.budgets):
             return {}
-        budgets: dict[str, int] = msgspec.json.decode(self.storage.read_bytes(self.budgets), type=dict[str, int])
-        return budgets
+        remedy = "restore it from a copy, or start over with --fresh: what is packed together must not change in a run"
+        return decode_record(self.storage.read_bytes(self.budgets), self.budgets, dict[str, int], remedy)
 
     def write_budgets(self, budgets: dict[str, int]) -> None:
         """Writes them."""

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from polar_ray import __version__
 from polar_ray.data.listing import InputFile
+from polar_ray.data.records import DAMAGE, differences
 from polar_ray.errors import NotARun, RecipeChanged
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
@@ -74,7 +75,7 @@ def read_identity(folder: RunFolder) -> Identity | None:
         return None
     try:
         return msgspec.json.decode(data, type=Identity)
-    except msgspec.DecodeError as error:
+    except DAMAGE as error:
         raise NotARun(
             f"{folder.identity} is not the record of a run of polar_ray ({error}), so nothing is written or deleted "
             "there; restore it from a copy, or give another output.path"
@@ -87,15 +88,10 @@ def check_same(folder: RunFolder, before: Identity, now: Identity) -> None:
     Raises:
         RecipeChanged: It has another recipe, input or model; the message says where they differ.
     """
-    one, other = _flat(msgspec.to_builtins(before.completed(now))), _flat(msgspec.to_builtins(now))
-    changed = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-    if changed:
-        shown = "; ".join(
-            f"{key} was {one.get(key, 'absent')!s:.80} and is {other.get(key, 'absent')!s:.80}" for key in changed[:3]
-        )
-        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+    found = differences(msgspec.to_builtins(before.completed(now)), msgspec.to_builtins(now))
+    if found:
         raise RecipeChanged(
-            f"{folder.path} holds a run that differs from this one: {shown}{more}; "
+            f"{folder.path} holds a run that differs from this one: {found}; "
             "use --fresh to start over, or give another output.path"
         )
 
@@ -118,14 +114,3 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
         # A later version's settings: they differ from those of today, and are named as they are.
         return settings
     return {**settings, **complete.model_dump(mode="json", exclude=WITHOUT_EFFECT)}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        key: leaf
-        for name, below in value.items()
-        # A single scorer has an empty name.
-        for key, leaf in _flat(below, ".".join(filter(None, (prefix, name)))).items()
-    }

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 import ray
 
 from polar_ray.data.group import GROUP_SCHEMA
+from polar_ray.data.records import decode_record
 from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.errors import RecipeChanged
 from polar_ray.running.envelope import Envelope
@@ -206,7 +206,7 @@ def read_origins(folder: RunFolder, split: str) -> Origins:
     """Returns where a split's rows come from; those that are not in it were scored in the first generation."""
     path = origins_path(folder, split)
     storage = folder.storage
-    return msgspec.json.decode(storage.read_bytes(path), type=Origins) if storage.is_file(path) else {}
+    return decode_record(storage.read_bytes(path), path, Origins) if storage.is_file(path) else {}
 
 
 def rows_by_generation(folder: RunFolder, splits: Iterable[str]) -> dict[int, int]:

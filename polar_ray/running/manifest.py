@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from polar_ray.data.records import decode_record
 from polar_ray.errors import ConservationError, NotARun, NotFinished
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.tally import Tally
@@ -103,12 +104,14 @@ def read_manifest(folder: RunFolder) -> Manifest:
     Raises:
         NotARun: There is no run in the folder.
         NotFinished: The run has not finished.
+        OutputError: The manifest is damaged.
     """
     if not folder.is_finished():
         if folder.is_run():
             raise NotFinished(f"the run in {folder.path} has not finished; run its recipe again to finish it")
         raise NotARun(f"{folder.path} is not the output folder of a run: it has no manifest.json")
-    return msgspec.json.decode(folder.storage.read_bytes(folder.manifest), type=Manifest)
+    remedy = "restore it from a copy, or delete it and run the recipe again, which keeps what is scored"
+    return decode_record(folder.storage.read_bytes(folder.manifest), folder.manifest, Manifest, remedy)
 
 
 def counts_of(tally: Tally) -> dict[str, Any]:

@@ -612,7 +612,7 @@ def test_what_is_no_finished_run_or_no_scorer_is_said(folder: Path, tmp_path: Pa
     (tmp_path / "_run" / "run.json").write_text("{}")
     with pytest.raises(NotFinished):
         report(str(tmp_path), str(tmp_path / "page.html"))
-    with pytest.raises(RecipeError, match="no scorer 'short'; it has 'close', 'long'"):
+    with pytest.raises(RecipeError, match="no scorer 'short'; it has close, long"):
         report(str(folder), str(tmp_path / "page.html"), scorer="short")
 
 

@@ -7,8 +7,7 @@ from datetime import datetime, timezone
 from functools import partial, reduce
 from typing import Any
 
-import msgspec
-
+from polar_ray.data.records import decode_manifest
 from polar_ray.data.scores import open_scores, parts_of, table_folder
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.pool import in_order, usable_cpus
@@ -78,7 +77,8 @@ def report(
         raise OutputError(f"{output} is a folder; give the page a name in it, such as {output.rstrip('/')}/report.html")
     source = Storage.of(table_folder(run, storage_options), storage_options)
     dataset = open_scores(run, storage_options=storage_options)
-    manifest = msgspec.json.decode(source.read_bytes(source.join("manifest.json")))
+    place = source.join("manifest.json")
+    manifest = decode_manifest(source.read_bytes(place), place)
     sources = sources_of(dataset.schema, manifest, scorer=scorer, text=text)
     # A table without rewards has nothing to read.
     units = plan_units(parts_of(source)) if sources.scorers else []

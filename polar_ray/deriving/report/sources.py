@@ -88,7 +88,9 @@ def sources_of(schema: pa.Schema, manifest: dict[str, Any], *, scorer: str | Non
     names = [name for name in scorer_names(schema) if ScoreColumns(name)("status") in schema.names]
     if scorer is not None:
         if scorer not in names:
-            raise RecipeError(f"the score table has no scorer {scorer!r}; it has {', '.join(map(repr, names))}")
+            alone = "it has a single one without a name, so leave --scorer out"
+            has = f"it has {', '.join(names)}" if any(names) else alone
+            raise RecipeError(f"the score table has no scorer {scorer!r}; {has}")
         names.sort(key=lambda name: name != scorer)
     candidate = schema.field("candidates").type.value_type if "candidates" in schema.names else pa.struct([])
     return Sources(
