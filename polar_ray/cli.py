@@ -3,13 +3,17 @@
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polar_ray import __version__
 from polar_ray.errors import PolarRayError, RecipeError
 from polar_ray.terminal import print_traceback, say
+
+if TYPE_CHECKING:
+    from polar_ray.recipe.run import Limits
+    from polar_ray.running.manifest import Manifest
 
 app = typer.Typer(
     name="polar-ray",
@@ -41,7 +45,8 @@ def run(
 ) -> None:
     """Score a dataset of generations. The same command again resumes an interrupted run.
 
-    The exit code is 1 where verification found rewards beyond the tolerance; the score table is whole all the same.
+    The exit code is 1 where verification found rewards beyond the tolerance, and where more candidates have errors than
+    limits.max_errors allows; the score table is whole all the same.
     """
     from polar_ray.data.scores import sample
     from polar_ray.recipe.recipe import Recipe
@@ -66,6 +71,7 @@ def run(
     print_derived(resolved)
     if any(failed(entry) for entry in manifest.verification.values()):
         raise typer.Exit(1)
+    _end_badly_on_errors(manifest, resolved.limits)
 
 
 @app.command()
@@ -105,7 +111,10 @@ def retry(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an unfinished retry first.")] = False,
 ) -> None:
-    """Score again what failed in a finished run, and what was a dead letter, into the table's next generation."""
+    """Score again what failed in a finished run, and what was a dead letter, into the table's next generation.
+
+    The exit code is 1 where more candidates have errors even so than limits.max_errors allows.
+    """
     from polar_ray.data.generations import generation
     from polar_ray.running.progress import reporter
     from polar_ray.running.retry import first_generation
@@ -115,6 +124,17 @@ def retry(
     manifest = retry_run(run, overrides, allow_changed=allow_changed, fresh=fresh, reporter=reporter())
     number = manifest.generation.number if manifest.generation is not None else 1
     print_manifest(manifest, generation(first_generation(run, overrides).path, number))
+    _end_badly_on_errors(manifest)
+
+
+def _end_badly_on_errors(manifest: "Manifest", limits: "Limits | None" = None) -> None:
+    """Says so, and ends with exit code 1, where more candidates have errors than the limits allow."""
+    from polar_ray.running.manifest import error_line
+
+    line = error_line(manifest, limits)
+    if line is not None:
+        say(line, file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

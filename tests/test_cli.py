@@ -313,6 +313,30 @@ def test_the_version_is_printed(command: Run) -> None:
     assert command("--version") == (0, f"{polar_ray.__version__}\n", "")
 
 
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_finished_run_with_errors_beyond_the_limit_ends_with_exit_code_1(command: Run, tmp_path: Path) -> None:
+    data = rows(5)
+    data[2]["prompt"][0]["content"] = "a bad question"
+    path = tmp_path / "recipe.yaml"
+    parts = {
+        "input": {"path": str(write_jsonl(tmp_path / "in.jsonl", data))},
+        "scorer": {"kind": "custom", "target": "faulty:Raises"},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    path.write_text(yaml.safe_dump(parts))
+    code, _, error = command("run", path)
+    assert code == 1
+    assert error.splitlines()[-1].startswith(
+        "TOO MANY ERRORS. 3 of 15 candidates have errors, more than limits.max_errors=0.05 allows; the score table is"
+    )
+    assert score_table(tmp_path / "out").num_rows == 5
+    # The run is finished; only what one accepts is another.
+    assert command("run", path, "limits.max_errors=0.2")[0] == 0
+    code, _, error = command("retry", tmp_path / "out")
+    assert code == 1
+    assert "TOO MANY ERRORS. 3 of 15" in error
+
+
 def test_wrong_usage_has_its_own_exit_code(command: Run, recipe: Path) -> None:
     assert command("score", recipe)[0] == 2
     assert command("run")[0] == 2

@@ -94,6 +94,9 @@ class Limits(StorageLimits):
     Attributes:
         storage_wait_s: As above.
         max_dead_letters: A share of the rows read (below 1) or a number of rows; more stop the run, early.
+        max_errors: A share of the candidates (below 1) or a number of them that may have the status ``error`` or
+            ``crashed``, for each scorer. More stop the run, a share as soon as there are a hundred; a finished run with
+            more, which a small one can be, ends its command with exit code 1.
         max_attempts: Times that a group may kill its process before it is set aside as ``crashed``.
         no_progress_s: Seconds without any split moving on after which the run ends with ``RunStalled``.
         node_loss_s: Seconds without a commit, after a node was lost, in which Ray may recover by itself (more where
@@ -101,6 +104,7 @@ class Limits(StorageLimits):
     """
 
     max_dead_letters: float = Field(default=0.5, ge=0)
+    max_errors: float = Field(default=0.05, ge=0)
     max_attempts: int = Field(default=2, ge=1)
     no_progress_s: float = Field(default=1800, gt=0)
     node_loss_s: float = Field(default=45, gt=0)

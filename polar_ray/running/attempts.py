@@ -9,6 +9,9 @@ import ray
 from polar_ray.errors import PolarRayError
 from polar_ray.running.folder import RunFolder
 
+MAX_IN_VAIN = 3
+"""Times that a new process may fail on a split as the one before did; then errors are the data's, not an actor's."""
+
 
 @dataclass
 class Attempt:
@@ -32,6 +35,7 @@ class _Record:
     attempt: Attempt = field(default_factory=Attempt)
     running: bool = False
     alone: int | None = None
+    replaced: bool = False
 
 
 class AttemptLog:
@@ -48,6 +52,7 @@ class AttemptLog:
         self._budgets = {} if folder is None else folder.read_budgets()
         self._records: dict[str, _Record] = {}
         self._starts: Counter[str] = Counter()
+        self._in_vain: Counter[str] = Counter()
         self._failure: PolarRayError | None = None
         self._ready_at: float | None = None
         self._said: list[str] = []
@@ -115,6 +120,22 @@ class AttemptLog:
         """Notes that every group that is not set aside has been scored alone."""
         record = self._record(key)
         record.alone, record.attempt.probed = None, True
+
+    def replace(self, key: str, scorer: str) -> bool:
+        """Notes that all of a split that a scorer could score became errors; returns whether its process is to end.
+
+        An actor whose device has failed fails fast: it would take the queue and turn split after split into errors. A
+        new process scores the split again. If it fares no better, the errors are the split's own and stand.
+        """
+        record = self._record(key)
+        if record.replaced:
+            self._in_vain[scorer] += 1
+            return False
+        if self._in_vain[scorer] >= MAX_IN_VAIN:
+            return False
+        # The end that follows is no death that the split would answer for.
+        record.replaced, record.running = True, False
+        return True
 
     def finish(self, key: str) -> None:
         """Forgets a split that was scored."""

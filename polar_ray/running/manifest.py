@@ -6,8 +6,9 @@ import msgspec
 
 from polar_ray.data.records import decode_record
 from polar_ray.errors import ConservationError, NotARun, NotFinished
+from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import RunFolder
-from polar_ray.running.tally import Tally
+from polar_ray.running.tally import Tally, beyond, errors_in
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -129,6 +130,27 @@ def counts_of(tally: Tally) -> dict[str, Any]:
         "drops": dict(sorted(tally.drops.items())),
         "score_table_bytes": tally.part_bytes,
     }
+
+
+def error_line(manifest: Manifest, limits: Limits | None = None) -> str | None:
+    """Returns what a person is told where more candidates have errors than the limits allow.
+
+    Args:
+        manifest: Of a finished run.
+        limits: Those that hold now; by default those that the run was made with.
+    """
+    limits = limits if limits is not None else Limits.model_validate(manifest.recipe["limits"])
+    candidates = manifest.counts["candidates"]
+    for name, statuses in manifest.counts["statuses"].items():
+        found = errors_in(statuses)
+        if beyond(found, candidates, limits):
+            whose = f" from {name}" if name else ""
+            return (
+                f"TOO MANY ERRORS. {found:,} of {candidates:,} candidates have errors{whose}, more than "
+                f"limits.max_errors={limits.max_errors:g} allows; the score table is whole all the same. Correct the "
+                "cause; then polar-ray retry scores them again"
+            )
+    return None
 
 
 def conservation_of(tally: Tally) -> dict[str, Any]:

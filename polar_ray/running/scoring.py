@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from polar_ray.data.status import Status
@@ -119,6 +120,8 @@ class Score:
         key = f"{self._name}:{envelope.header.split_id}"
         attempt = ray.get(self._attempts.begin.remote(key))
         scores = self._score(key, groups, ids, attempt)
+        if _all_failed(scores) and ray.get(self._attempts.replace.remote(key, self._name)):
+            _end_process(f"every candidate of {envelope.name} became an error; a new process scores it again")
         scored = envelope.without(encoded).with_table(f"scores:{self._name}", shown.whole(scores).to_table())
         scored = scored.timed(f"score:{self._name}", time.perf_counter() - started)
         if self._verify:
@@ -142,7 +145,7 @@ class Score:
             return verify(self._scorer, groups, table, scores, rows)
         except DeviceLost as error:
             # The next split would fail and be blamed for it; this one is scored again without.
-            _end_process(error)
+            _end_process(str(error))
 
     def _score(self, key: str, groups: pa.Table, ids: pa.Table | None, attempt: Attempt) -> Scores:
         if groups.num_rows == 0:
@@ -169,7 +172,7 @@ class Score:
             # What else a scorer raises here hit every group of the split. It becomes their status; the driver
             # stops the run when no split fares better.
             if isinstance(error, DeviceLost) or "CUDA error" in str(error):
-                _end_process(error)
+                _end_process(str(error))
             candidates = sum(len(row) for row in groups.column("candidates"))
             return unscored(candidates, Status.ERROR, f"{type(error).__name__}: {error}", self._scorer.extras)
 
@@ -190,9 +193,19 @@ class Score:
         return "scoring this group killed its process each time, also when it was scored alone"
 
 
-def _end_process(error: Exception) -> NoReturn:
-    """Ends a process that can no longer use its devices: only a new one helps."""
-    logger.error("%s", printable(str(error)))
+def _all_failed(scores: Scores) -> bool:
+    """Whether not one of the candidates that the scorer could score has a reward, and it is not the text's fault."""
+    tried = pc.filter(scores.status, pc.invert(pc.is_in(scores.status, _NOT_TRIED)))
+    return len(tried) > 0 and bool(pc.all(pc.is_in(tried, _FAILED)).as_py())
+
+
+_NOT_TRIED = pa.array([status.value for status in (Status.NO_REFERENCE, Status.TOO_LONG, Status.UNSUPPORTED)])
+_FAILED = pa.array([status.value for status in (Status.ERROR, Status.NON_FINITE)])
+
+
+def _end_process(reason: str) -> NoReturn:
+    """Ends a process that can no longer use its devices, or seems not to: only a new one helps."""
+    logger.error("%s", printable(reason))
     os._exit(1)
 
 

@@ -1,7 +1,7 @@
 """Adds up the commit records of a run, and stops it when the sums are hopeless."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from polar_ray.data.status import Status
 from polar_ray.errors import ScoringError, TooManyDeadLetters
@@ -11,6 +11,8 @@ from polar_ray.scorers.verification import Verification
 
 ENOUGH = 1000
 """Rows after which a share of dead letters means something."""
+ENOUGH_ERRORS = 100
+"""Candidates with errors after which their share means something."""
 FIRST_CANDIDATES = 100
 """Candidates without a single reward after which a run is given up."""
 
@@ -78,7 +80,7 @@ class Tally:
 
         Raises:
             TooManyDeadLetters: More dead letters than ``limits.max_dead_letters``.
-            ScoringError: Not one of the first candidates has a reward.
+            ScoringError: Not one of the first candidates has a reward, or more have errors than ``limits.max_errors``.
         """
         share = limits.max_dead_letters < 1
         allowed = limits.max_dead_letters * self.rows if share else limits.max_dead_letters
@@ -99,6 +101,29 @@ class Tally:
                     f"{f' from {name}' if name else ''}; the status is mostly {status}{cause}. "
                     f"{_REMEDY.get(status, 'Correct the cause and start over with --fresh')}"
                 )
+
+        for name, counts in self.statuses.items():
+            found = errors_in(counts)
+            few = limits.max_errors < 1 and found < ENOUGH_ERRORS
+            if not few and beyond(found, self.candidates, limits):
+                whose = f" from {name}" if name else ""
+                cause = f"; one of them: {self.errors[name]}" if name in self.errors else ""
+                raise ScoringError(
+                    f"{found:,} of the {self.candidates:,} candidates so far have errors{whose}, more than "
+                    f"limits.max_errors={limits.max_errors:g} allows{cause}. What was scored is kept: correct the "
+                    "cause and start over with --fresh, or give a limit that you accept and run the same command "
+                    "again; polar-ray retry scores what failed once the run is finished"
+                )
+
+
+def errors_in(statuses: Mapping[str, int]) -> int:
+    """Returns how many candidates have an error, or killed their process, by the counts of their statuses."""
+    return statuses.get(Status.ERROR.value, 0) + statuses.get(Status.CRASHED.value, 0)
+
+
+def beyond(errors: int, candidates: int, limits: Limits) -> bool:
+    """Whether these are more errors than ``limits.max_errors`` allows."""
+    return errors > (limits.max_errors * candidates if limits.max_errors < 1 else limits.max_errors)
 
 
 _REMEDY = {

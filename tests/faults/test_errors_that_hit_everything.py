@@ -103,6 +103,30 @@ def test_an_exception_on_one_group_stays_with_that_group(tmp_path: Path) -> None
             assert row["error"] == [None] * 3
 
 
+def test_an_actor_all_of_whose_groups_fail_is_replaced_and_its_split_scored_again(tmp_path: Path) -> None:
+    manifest = score(tmp_path, rows(12), faulty("SickOnce", marker=str(tmp_path / "seen")))
+    assert manifest.counts["statuses"] == {"": {"ok": 36}}
+    lengths = [[float(10 * group + candidate) for candidate in range(3)] for group in range(12)]
+    assert read_scores(str(tmp_path / "out"))["reward"].to_pylist() == lengths
+
+
+def test_errors_beyond_the_limit_stop_the_run_and_a_higher_limit_lets_it_go_on(tmp_path: Path) -> None:
+    data = rows(120)
+    for row in data[1::2]:
+        row["prompt"][0]["content"] = "a bad question"
+    recipe = recipe_of(tmp_path, data, faulty("Raises"))
+    with pytest.raises(
+        ScoringError, match=r"have errors, more than limits\.max_errors=0\.05 allows; one of them: ValueE"
+    ):
+        run(Recipe.of(recipe))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    # Three candidates of each split of six have errors; the limit holds from the hundredth on.
+    assert commits(tmp_path / "out") >= 34
+    manifest = run(Recipe.of(recipe, ["limits.max_errors=0.5"]))
+    assert manifest.counts["statuses"] == {"": {"error": 180, "ok": 180}}
+    assert manifest.resumed_splits >= 34
+
+
 def test_a_score_too_many_is_an_error_of_its_group_and_shifts_no_other(tmp_path: Path) -> None:
     data = rows(6)
     data[2]["prompt"][0]["content"] = "a bad question"

@@ -89,3 +89,20 @@ def test_the_first_actor_of_a_scorer_says_how_much_is_packed_together_and_a_resu
     log = AttemptLog(folder)
     assert [log.agree("polar", 4096), log.agree("polar", 8192), log.agree("other", 1024)] == [4096, 4096, 1024]
     assert AttemptLog(folder).agree("polar", 16384) == 4096
+
+
+def test_a_process_that_fails_on_all_of_a_split_is_replaced_once_for_it(log: AttemptLog) -> None:
+    log.begin("s")
+    assert log.replace("s", "polar")
+    # Its end was ordered, so it is no death of the split's.
+    assert log.begin("s").deaths == 0
+    assert not log.replace("s", "polar")
+
+
+def test_a_scorer_whose_new_processes_fare_no_better_is_not_replaced_any_more(log: AttemptLog) -> None:
+    for split in ("a", "b", "c"):
+        assert log.replace(split, "polar")
+        assert not log.replace(split, "polar")
+        log.finish(split)
+    assert not log.replace("d", "polar")
+    assert log.replace("d", "length")

@@ -149,3 +149,34 @@ def test_one_of_several_scorers_without_a_reward_is_named() -> None:
 
 def test_an_input_without_candidates_is_no_failure_of_the_scorer() -> None:
     Tally([commit(candidates=0, statuses={"": {}})]).check(Limits(), final=True)
+
+
+@pytest.mark.parametrize(
+    ("limit", "errors", "of", "stops"),
+    [
+        (0.05, 99, 100, False),  # a share of few says little
+        (0.05, 100, 2000, False),
+        (0.05, 101, 2000, True),
+        (0.5, 100, 200, False),
+        (5, 5, 2000, False),
+        (5, 6, 2000, True),
+        (0, 100, 2000, True),
+    ],
+)
+@pytest.mark.parametrize("status", ["error", "crashed"])
+def test_errors_beyond_a_share_or_a_number_stop_the_run(
+    status: str, limit: float, errors: int, of: int, stops: bool
+) -> None:
+    tally = Tally([commit(candidates=of, statuses={"": {"ok": of - errors, status: errors}})])
+    if not stops:
+        tally.check(Limits(max_errors=limit))
+        return
+    with pytest.raises(
+        ScoringError, match=rf"{errors} of the {of:,} .* limits\.max_errors={limit:g}.*ValueError: no number"
+    ):
+        tally.check(Limits(max_errors=limit))
+
+
+def test_timeouts_and_what_a_scorer_cannot_do_are_no_errors() -> None:
+    counts = {"ok": 10, "timeout": 200, "no_reference": 200, "too_long": 200, "unsupported": 200, "non_finite": 200}
+    Tally([commit(candidates=1010, statuses={"": counts})]).check(Limits(max_errors=0), final=True)
