@@ -20,6 +20,7 @@
     ├── ScoringError           every group failed, so the run stopped
     │   └── DeviceLost         a device, or a process that computes on one, cannot be used any more
     ├── ClusterUnreachable     there is no Ray at the address
+    ├── RayChanged             this version of Ray lacks what polar_ray takes of it
     ├── ClusterTooSmall        the actors that the recipe asks for do not fit
     ├── RunStalled             no progress for too long
     ├── StateError             the memory of a curation is damaged or gone
@@ -108,6 +109,10 @@ class DeviceLost(ScoringError):
 
 class ClusterUnreachable(PolarRayError):
     """There is no Ray cluster at the address, or it does not let this user in."""
+
+
+class RayChanged(PolarRayError):
+    """The installed version of Ray lacks something that polar_ray takes of it."""
 
 
 class ClusterTooSmall(PolarRayError):

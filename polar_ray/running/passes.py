@@ -8,16 +8,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
 from ray.data import Dataset
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from polar_ray.running.cluster import alive_nodes
 from polar_ray.running.failures import PassLost, explain
 from polar_ray.running.folder import Commit
 from polar_ray.running.pipeline import commits
+from polar_ray.running.ray_private import Execution
 
 POLL_S = 2.0
 
@@ -55,27 +55,6 @@ class NodeLossWatch:
         return now - max(self._lost_at, self._last_commit) > max(self.grace_s, 2 * self._slowest)
 
 
-class KeepExecutor(ExecutionCallback):
-    """Keeps hold of the executor of the pass that runs, so that it can be stopped from outside.
-
-    The class travels to workers with Ray Data's settings, by name; only in the driver is it ever called.
-    """
-
-    latest: ClassVar[Any] = None
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """Is called by Ray Data."""
-        KeepExecutor.latest = executor
-        shut_down = executor.shutdown
-
-        def give_back(force: bool, exception: Exception | None = None) -> None:
-            # After an error Ray Data lets its actors finish what they are at. One that hangs never does, and keeps
-            # its GPU from the next pass.
-            shut_down(force=force or exception is not None, exception=exception)
-
-        executor.shutdown = give_back
-
-
 def run_pass(
     dataset: Dataset, attempts: Any, watch: NodeLossWatch, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[Commit]:
@@ -104,7 +83,7 @@ def run_pass(
         except BaseException as error:
             results.put(error)
 
-    dataset.context.custom_execution_callback_classes.append(KeepExecutor)
+    execution = Execution(dataset)
     thread = threading.Thread(target=consume, name="polar-ray-pass", daemon=True)
     thread.start()
     try:
@@ -128,7 +107,5 @@ def run_pass(
             watch.committed()
             yield result
     finally:
-        if KeepExecutor.latest is not None:
-            KeepExecutor.latest.shutdown(force=True)
-            KeepExecutor.latest = None
+        execution.stop()
         thread.join(timeout=10)

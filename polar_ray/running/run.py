@@ -31,6 +31,7 @@ from polar_ray.running.parent import Parent, parent_of
 from polar_ray.running.passes import NodeLossWatch, run_pass
 from polar_ray.running.pipeline import dataset
 from polar_ray.running.progress import Reporter, Silent
+from polar_ray.running.ray_private import check_ray
 from polar_ray.running.retrial import Retrial
 from polar_ray.running.tally import Tally
 from polar_ray.running.todo import Todo, todo_of
@@ -111,6 +112,7 @@ def score(
         retrial: In a retry, says what need not be scored again.
     """
     started, started_at = time.monotonic(), _now()
+    check_ray()
     with connected(recipe.compute):
         sized = pools(recipe.compute, list(recipe.named_scorers.values()))
         job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized))
