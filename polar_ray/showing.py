@@ -113,6 +113,9 @@ def print_plan(plan: "Plan") -> None:
         console.print(f"first encoded candidate{name}", style="bold")
         console.print(first.text)
         console.print(f"{len(first.ids):,} ids: {first.ids[:64].tolist()}{' …' if len(first.ids) > 64 else ''}")
+    console.print("scorers", style="bold")
+    for line in plan.placement:
+        console.print(f"  {line}", soft_wrap=True)
     console.print("estimate", style="bold")
     for line in plan.estimate:
         console.print(f"  {line}")

@@ -56,8 +56,8 @@ class Compute(Part):
         address: A Ray cluster's address; None takes ``RAY_ADDRESS``, or starts Ray inside this process.
         actors: Scoring actors, each with its own copy of the model.
         gpus_per_actor: GPUs of one actor; a fraction lets actors share a GPU, and 2, 4 or 8 spread the weights of a
-            model that does not fit into one. None takes one where the cluster has GPUs and the scorer can use them,
-            else none.
+            model that does not fit into one. None takes one for a scorer with a model unless that says ``device: cpu``,
+            or Ray runs inside this process and this machine has no GPU; ``plan`` says which.
         cpus_per_actor: CPUs of one actor: the threads that its model may use.
         accelerator_type: Ray's name of the GPU, such as ``H100``, in a mixed cluster.
         splits_in_flight: Splits that wait at each actor while it scores another.
@@ -99,6 +99,8 @@ class Limits(StorageLimits):
             more, which a small one can be, ends its command with exit code 1.
         max_attempts: Times that a group may kill its process before it is set aside as ``crashed``.
         no_progress_s: Seconds without any split moving on after which the run ends with ``RunStalled``.
+        wait_for_nodes_s: Seconds that an autoscaler gets to bring nodes where actors do not fit. None waits 900 where
+            the autoscaler tells what it may start, and not at all elsewhere.
         node_loss_s: Seconds without a commit, after a node was lost, in which Ray may recover by itself (more where
             start-up or a split takes longer); then what is left is started anew on the nodes that are there.
     """
@@ -107,4 +109,5 @@ class Limits(StorageLimits):
     max_errors: float = Field(default=0.05, ge=0)
     max_attempts: int = Field(default=2, ge=1)
     no_progress_s: float = Field(default=1800, gt=0)
+    wait_for_nodes_s: float | None = Field(default=None, ge=0)
     node_loss_s: float = Field(default=45, gt=0)

@@ -4,14 +4,17 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from polar_ray.errors import ClusterTooSmall, ClusterUnreachable
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
+from polar_ray.running.ray_private import node_types
 from polar_ray.running.termination import exit_on_sigterm
 
 READ_CPUS, ENCODE_CPUS, WRITE_CPUS = 0.4, 0.9, 0.4
@@ -21,6 +24,10 @@ They differ from each other and from any usual actor, because Ray Data fuses nei
 same resources, and fused stages cannot overlap.
 """
 
+AUTOSCALER_S = 900.0
+"""Seconds that an autoscaler gets to bring nodes: a machine with GPUs that has to pull its image takes that long."""
+POLL_S = 2.0
+"""Seconds between two looks at a cluster that is to grow."""
 CONNECT_S = 10.0
 """Seconds in which a cluster must answer at its address."""
 
@@ -137,19 +144,72 @@ class Pool:
         return max(1, int(self.gpus))
 
 
-def pools(compute: Compute, scorers: list[ScorerConfig]) -> list[Pool]:
-    """Returns the pool of each scorer.
+def pools(
+    compute: Compute,
+    scorers: list[ScorerConfig],
+    *,
+    wait_s: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Pool]:
+    """Returns the pool of each scorer, once there is room for it.
+
+    Where actors do not fit and an autoscaler may bring nodes, it is asked for them.
+
+    Args:
+        compute: What the run may use.
+        scorers: Its scorers.
+        wait_s: Seconds to wait for the autoscaler; None waits ``AUTOSCALER_S`` where one tells what it may start.
+        say: Is told that there is something to wait for.
 
     Raises:
         ClusterTooSmall: Not even ``min`` actors of each scorer, with a CPU left for reading and writing, fit.
     """
-    return pools_on([node["Resources"] for node in ray.nodes() if node["Alive"]], compute, scorers)
+    asked_at: float | None = None
+    try:
+        while True:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            try:
+                return pools_on(nodes, compute, scorers, settled=is_embedded(compute))
+            except ClusterTooSmall as error:
+                patience = wait_s if wait_s is not None else AUTOSCALER_S if node_types() else 0.0
+                if asked_at is None and patience:
+                    asked_at = time.monotonic()
+                    request_resources(bundles=bundles(compute, scorers))
+                    say(f"waiting up to {patience:,.0f} s for the autoscaler to bring nodes: {error}")
+                if asked_at is None or time.monotonic() - asked_at > patience:
+                    raise
+            time.sleep(POLL_S)
+    finally:
+        if asked_at is not None:
+            # A request holds until the next one; from here on the actors themselves ask for their nodes.
+            request_resources(bundles=[])
 
 
-def pools_on(nodes: list[dict[str, float]], compute: Compute, scorers: list[ScorerConfig]) -> list[Pool]:
-    """Returns the pool of each scorer on nodes with these resources; raises as ``pools``."""
-    has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
+def bundles(compute: Compute, scorers: list[ScorerConfig]) -> list[dict[str, float]]:
+    """Returns what an autoscaler is asked for: the fewest actors of each scorer, and a CPU beside them."""
+    actors = [_actor(compute, scorer, has_gpus=True) for scorer in scorers for _ in range(compute.actors.min)]
+    return [{"CPU": cpus, **({"GPU": gpus} if gpus else {})} for cpus, gpus in actors] + [{"CPU": 1.0}]
+
+
+def is_embedded(compute: Compute) -> bool:
+    """Whether Ray runs inside this process, so that no node will ever join it."""
+    return not (compute.address or os.environ.get("RAY_ADDRESS"))
+
+
+def pools_on(
+    nodes: list[dict[str, float]], compute: Compute, scorers: list[ScorerConfig], *, settled: bool = True
+) -> list[Pool]:
+    """Returns the pool of each scorer on nodes with these resources; raises as ``pools``.
+
+    A model takes a GPU unless its recipe says ``device: cpu`` or ``gpus_per_actor: 0``. Only where the nodes are
+    ``settled``, as those of a Ray inside this process are, does a model without either run on CPUs: elsewhere, that no
+    node with a GPU is alive says nothing of the next minute.
+    """
+    has_gpus = not settled or any(node.get("GPU", 0) > 0 for node in nodes)
     actors = [_actor(compute, scorer, has_gpus) for scorer in scorers]
+    on_cpus = ""
+    if any(gpus for _, gpus in actors) and not any(node.get("GPU", 0) > 0 for node in nodes):
+        on_cpus = "; no node with a GPU is alive: set the scorer's device: cpu if it is to run on CPUs"
     room = _Room(nodes)
     initial = [0] * len(actors)
     # First what every scorer needs, then in turn what it may have more.
@@ -162,7 +222,7 @@ def pools_on(nodes: list[dict[str, float]], compute: Compute, scorers: list[Scor
                     f"compute.actors.min={compute.actors.min} actors of {cpus:g} CPU and {gpus:g} GPU for each of "
                     f"{len(actors)} scorer(s), and 1 CPU for reading and writing, do not fit: the cluster has "
                     f"{_total(nodes, 'CPU'):g} CPU and {_total(nodes, 'GPU'):g} GPU on {len(nodes)} node(s); lower "
-                    "compute.cpus_per_actor, compute.gpus_per_actor or compute.actors.min, or add nodes"
+                    f"compute.cpus_per_actor, compute.gpus_per_actor or compute.actors.min, or add nodes{on_cpus}"
                 )
     return [
         Pool(cpus, gpus, compute.actors.min, started, compute.actors.max)
@@ -173,6 +233,22 @@ def pools_on(nodes: list[dict[str, float]], compute: Compute, scorers: list[Scor
 def alive_nodes() -> frozenset[str]:
     """Returns the ids of the nodes that are alive."""
     return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
+def placement(compute: Compute, scorer: ScorerConfig) -> str:
+    """Returns where a scorer will run, and why, as ``plan`` says it before there is a cluster to look at."""
+    if not isinstance(scorer, RewardModel):
+        return "on CPUs: it has no model"
+    if scorer.device == "cpu":
+        return "on CPUs: device: cpu"
+    if compute.gpus_per_actor is not None:
+        count = f"{compute.gpus_per_actor:g} GPU for each actor" if compute.gpus_per_actor else "CPUs"
+        return f"on {count}: compute.gpus_per_actor"
+    if scorer.device == "cuda":
+        return "on 1 GPU for each actor: device: cuda"
+    if is_embedded(compute):
+        return "on 1 GPU for each actor if this machine has one, else on CPUs: Ray runs inside this process"
+    return "on 1 GPU for each actor: a cluster has GPUs unless the recipe says device: cpu"
 
 
 def _actor(compute: Compute, scorer: ScorerConfig, has_gpus: bool) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from polar_ray.models.checkpoint import resolve_adapter
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.scorers import RewardModel
+from polar_ray.running.cluster import placement
 from polar_ray.running.derivations import check_derivations
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.inputs import checked_files
@@ -53,6 +54,7 @@ class Plan:
     first: list[FirstCandidate]
     estimate: list[str]
     warnings: list[str]
+    placement: list[str]
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -93,6 +95,10 @@ def plan(recipe: Recipe) -> Plan:
         dead_letters=dict(reasons),
         first=first,
         estimate=_estimate(share, candidates, tokens),
+        placement=[
+            f"{name or scorer.kind} runs {placement(recipe.compute, scorer)}"
+            for name, scorer in recipe.named_scorers.items()
+        ],
         warnings=[*_warnings(recipe), *_unsupported(recipe, groups, candidates)],
     )
 

@@ -5,12 +5,14 @@ Ray may change any of it in any release, so ``pyproject.toml`` bounds the versio
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.data import Dataset
 
 from polar_ray.errors import RayChanged
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 
 class Execution:
@@ -23,7 +25,7 @@ class Execution:
         dataset: Is not executed yet.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: "Dataset") -> None:
         self._executor: Any = None
         create = dataset._create_executor
 
@@ -61,6 +63,7 @@ def check_ray() -> None:
     Raises:
         RayChanged: It has not.
     """
+    from ray.data import Dataset
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
     for function, wanted in (

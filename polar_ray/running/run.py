@@ -114,7 +114,12 @@ def score(
     started, started_at = time.monotonic(), _now()
     check_ray()
     with connected(recipe.compute):
-        sized = pools(recipe.compute, list(recipe.named_scorers.values()))
+        sized = pools(
+            recipe.compute,
+            list(recipe.named_scorers.values()),
+            wait_s=recipe.limits.wait_for_nodes_s,
+            say=reporter.say,
+        )
         job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized))
         if retrial is not None:
             retrial.check(job.fingerprints)
@@ -205,7 +210,12 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
             reporter.say(f"{reason}; going on with what is left")
             # Fewer actors than the recipe's minimum are better than none while a node is away.
             least = job.recipe.compute.model_copy(update={"actors": Actors(min=1, max=job.recipe.compute.actors.max)})
-            sized = pools(least, list(job.recipe.named_scorers.values()))
+            sized = pools(
+                least,
+                list(job.recipe.named_scorers.values()),
+                wait_s=limits.wait_for_nodes_s,
+                say=reporter.say,
+            )
         else:
             # A pass that comes to its end has done all there was to do; another would find the same.
             break

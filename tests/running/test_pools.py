@@ -1,11 +1,13 @@
 """How many actors fit on a cluster."""
 
+from typing import Any
+
 import pytest
 
 from polar_ray.errors import ClusterTooSmall
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import Length, Polar, ScorerConfig
-from polar_ray.running.cluster import alive_nodes, pools, pools_on
+from polar_ray.running.cluster import alive_nodes, placement, pools, pools_on
 
 Nodes = list[dict[str, float]]
 TEXT, MODEL, CPU_MODEL = Length(), Polar(model="m"), Polar(model="m", device="cpu")
@@ -94,6 +96,85 @@ def test_a_model_gets_as_many_threads_as_its_actor_has_whole_cpus() -> None:
         pools_on([{"CPU": 9}], compute(cpus_per_actor=cpus), [CPU_MODEL])[0].threads for cpus in (0.5, 1, 3.5, 4)
     ]
     assert threads == [1, 1, 3, 4]
+
+
+def test_a_model_on_a_cluster_takes_a_gpu_also_while_no_node_with_one_is_alive() -> None:
+    (pool,) = pools_on([{"CPU": 16, "GPU": 1}], compute(), [MODEL], settled=False)
+    assert pool.gpus == 1
+    with pytest.raises(ClusterTooSmall, match=r"no node with a GPU is alive: set the scorer's device: cpu"):
+        pools_on([{"CPU": 16}], compute(), [MODEL], settled=False)
+    for settings, scorer in ((compute(), CPU_MODEL), (compute(gpus_per_actor=0), MODEL), (compute(), TEXT)):
+        assert pools_on([{"CPU": 16}], settings, [scorer], settled=False)[0].gpus == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "scorer", "where"),
+    [
+        (compute(), TEXT, "on CPUs: it has no model"),
+        (compute(gpus_per_actor=1), CPU_MODEL, "on CPUs: device: cpu"),
+        (compute(gpus_per_actor=2), MODEL, "on 2 GPU for each actor: compute.gpus_per_actor"),
+        (compute(gpus_per_actor=0), MODEL, "on CPUs: compute.gpus_per_actor"),
+        (compute(), MODEL, "on 1 GPU for each actor if this machine has one, else on CPUs"),
+        (Compute(address="ray://head:10001"), MODEL, "on 1 GPU for each actor: a cluster has GPUs unless"),
+    ],
+)
+def test_a_plan_says_where_a_scorer_runs(
+    settings: Compute, scorer: ScorerConfig, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert placement(settings, scorer).startswith(where)
+
+
+class Growing:
+    """A cluster whose autoscaler brings a node with a GPU after it was asked and looked at twice."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, types: Nodes | None) -> None:
+        self.asked: list[list[dict[str, float]]] = []
+        self.looks = 0
+        monkeypatch.setattr("polar_ray.running.cluster.POLL_S", 0)
+        monkeypatch.setattr("polar_ray.running.cluster.node_types", lambda: types)
+        monkeypatch.setattr("polar_ray.running.cluster.request_resources", lambda bundles: self.asked.append(bundles))
+        monkeypatch.setattr("polar_ray.running.cluster.ray.nodes", self.nodes)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        if self.asked:
+            self.looks += 1
+        alive = [{"CPU": 2.0}, *([{"CPU": 2.0, "GPU": 1.0}] if self.looks > 2 else [])]
+        return [{"Alive": True, "Resources": node} for node in alive]
+
+
+ON_CLUSTER = Compute(address="head:6379")
+
+
+@pytest.mark.parametrize(("types", "wait_s"), [([{"CPU": 2.0, "GPU": 1.0}], None), (None, 60.0)])
+def test_a_cluster_that_scales_from_zero_is_waited_for(
+    types: Nodes | None, wait_s: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing = Growing(monkeypatch, types)
+    said: list[str] = []
+    (pool,) = pools(ON_CLUSTER, [MODEL], wait_s=wait_s, say=said.append)
+    assert (pool.gpus, pool.initial) == (1, 1)
+    # What was asked for is given back, or its nodes would never go.
+    assert growing.asked == [[{"CPU": 1, "GPU": 1.0}, {"CPU": 1.0}], []]
+    assert len(said) == 1
+    assert said[0].startswith("waiting up to ")
+
+
+@pytest.mark.parametrize(("types", "wait_s"), [(None, None), ([{"CPU": 2.0}], 0.0)])
+def test_a_cluster_that_does_not_grow_is_too_small_at_once(
+    types: Nodes | None, wait_s: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing = Growing(monkeypatch, types)
+    with pytest.raises(ClusterTooSmall):
+        pools(ON_CLUSTER, [MODEL], wait_s=wait_s)
+    assert growing.asked == []
+
+
+def test_waiting_for_an_autoscaler_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    growing = Growing(monkeypatch, [{"CPU": 2.0}])
+    with pytest.raises(ClusterTooSmall):
+        pools(Compute(address="head:6379", cpus_per_actor=99), [MODEL], wait_s=0.05)
+    assert growing.asked[-1] == []
 
 
 @pytest.mark.usefixtures("embedded_ray")
