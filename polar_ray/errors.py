@@ -4,6 +4,8 @@
     ├── RecipeError            a recipe or an override is wrong
     ├── InputError             the input cannot be listed or read at all
     │   ├── NoFiles            nothing is there yet
+    │   ├── UnopenedFile       a file is not there any more, or may not be read
+    │   ├── InputChanged       a file was written while it was read
     │   ├── TooManyDeadLetters the input is mostly garbage
     │   └── NotJoined          a joined run lacks candidates
     ├── StorageError           a path or an object store cannot be used
@@ -45,6 +47,14 @@ class InputError(PolarRayError):
 
 class NoFiles(InputError):
     """A path of the input matches no file."""
+
+
+class UnopenedFile(InputError):
+    """A file of the input cannot be opened: it is gone, or this user may not read it."""
+
+
+class InputChanged(InputError):
+    """A file of the input changed while it was read, so its rows are of no one content."""
 
 
 class TooManyDeadLetters(InputError):

@@ -35,7 +35,7 @@ def print_manifest(manifest: "Manifest", path: str, table: str = "scores/part-*.
     )
     for name, statuses in counts["statuses"].items():
         shown = ", ".join(f"{status} {count:,}" for status, count in statuses.items())
-        console.print(f"status{f' of {name}' if name else ''}: {shown}")
+        console.print(f"status{f' of {name}' if name else ''}: {shown or 'no candidates'}")
     for what in ("dead_letters", "drops"):
         if counts[what]:
             shown = ", ".join(f"{reason} {count:,}" for reason, count in counts[what].items())

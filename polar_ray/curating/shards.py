@@ -2,15 +2,18 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from polar_ray.curating.state import Shard, State
+from polar_ray.data.damage import can_be_opened
 from polar_ray.data.generations import newest
 from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.storage import Storage
 from polar_ray.errors import NoFiles
 from polar_ray.recipe.curate import CurateRecipe
+from polar_ray.recipe.input import Input
 from polar_ray.running.folder import Commit, Removal, RunFolder
 from polar_ray.running.identity import describe
 from polar_ray.running.manifest import read_manifest
@@ -61,6 +64,17 @@ def new_shards(listed: Mapping[str, dict[str, Any]], state: State) -> dict[str, 
     }
 
 
+def split_by_access(shards: Mapping[str, dict[str, Any]], config: Input) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Returns the shards that can be opened now, and the paths of the others."""
+
+    def opens(path: str) -> bool:
+        return can_be_opened(Storage.of(path, config.storage_options), path)
+
+    with ThreadPoolExecutor(16) as pool:
+        opened = dict(zip(shards, pool.map(opens, shards), strict=True))
+    return {path: shards[path] for path in shards if opened[path]}, [path for path in shards if not opened[path]]
+
+
 def retried_runs(out: Storage, state: State) -> dict[str, int]:
     """Returns the runs with a newer generation than the state knows, and its number."""
     known = {shard.run: shard.generation for shard in state.shards.values()}
@@ -74,8 +88,11 @@ def run_folder(out: Storage, run: str, generation: int) -> RunFolder:
     return RunFolder(out.join("runs", run, *names), out.options, out.wait_s)
 
 
-def shards_of(out: Storage, run: str, generation: int, identities: Mapping[str, dict[str, Any]]) -> dict[str, Shard]:
-    """Returns the shards of a finished run that have an identity in ``identities``, by path."""
+def shards_of(out: Storage, run: str, generation: int, paths: Collection[str]) -> dict[str, Shard]:
+    """Returns the shards of a finished run that are among ``paths``, by path, as the run read them.
+
+    One that the run could not open is none of them.
+    """
     folder = run_folder(out, run, generation)
     manifest = read_manifest(folder)
     removals = folder.read_records("duplicates", Removal)
@@ -83,15 +100,16 @@ def shards_of(out: Storage, run: str, generation: int, identities: Mapping[str, 
     for commit in folder.read_commits().values():
         commits[commit.file].append(commit)
     shards = {}
-    for path in (str(entry["path"]) for entry in manifest.inputs):
-        if path not in identities:
-            continue
+    for entry in manifest.inputs:
+        path = str(entry["path"])
         tally = Tally(commits[path])
+        if path not in paths or tally.unopened:
+            continue
         for commit in commits[path]:
             if commit.split_id in removals:
                 tally.subtract(removals[commit.split_id])
         shards[path] = Shard(
-            identity=identities[path],
+            identity={key: value for key, value in entry.items() if key != "path"},
             run=run,
             generation=generation,
             file_index=commits[path][0].file_index,

@@ -7,7 +7,7 @@ and whoever comes next finishes it. What was published is decided by one write o
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -15,12 +15,20 @@ import msgspec
 
 from polar_ray.curating.lease import Busy, Lease
 from polar_ray.curating.records import encode
-from polar_ray.curating.shards import listed_shards, new_shards, retried_runs, run_folder, shards_of, tick_name
+from polar_ray.curating.shards import (
+    listed_shards,
+    new_shards,
+    retried_runs,
+    run_folder,
+    shards_of,
+    split_by_access,
+    tick_name,
+)
 from polar_ray.curating.state import Pending, Shard, State, Version, read_state, write_state
 from polar_ray.curating.table import write_table
 from polar_ray.curating.versions import SCHEMA, Published, expired, folder_of, point_to, points_to, remove
 from polar_ray.data.storage import Storage
-from polar_ray.errors import RecipeChanged
+from polar_ray.errors import InputChanged, RecipeChanged, UnopenedFile
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.clearing import clear
@@ -83,12 +91,13 @@ class Curation:
         self._out = Storage.of(recipe.output.path, recipe.output.storage_options, recipe.limits.storage_wait_s)
         self._reporter = reporter or Silent()
         self._clock = clock
+        self._unopened: list[str] = []
 
     def tick(self) -> Outcome:
         """Does what there is to do; see ``curate``."""
         state = read_state(self._out)
         if not self._work(state).any:
-            return self._nothing(state)
+            return self._checked(self._nothing(state))
         # A lease that cannot be renewed in time is lost, however long the storage is waited for elsewhere.
         wait_s = min(self._out.wait_s, self._recipe.lease_s / 3)
         leases = Storage.of(self._out.join("_curate", "lease"), self._out.options, wait_s)
@@ -110,12 +119,28 @@ class Curation:
                     write_state(self._out, remove(self._out, state, gone), lease.token)
                     self._reporter.say(f"removed {len(gone)} old versions")
         if published is None:
-            return self._nothing(state)
-        return Outcome("published", self._words(state), published.name)
+            return self._checked(self._nothing(state))
+        return self._checked(Outcome("published", self._words(state), published.name))
+
+    def _checked(self, outcome: Outcome) -> Outcome:
+        """Says which shards were left out.
+
+        Raises:
+            UnopenedFile: More than the recipe allows. What could be done without them is done.
+        """
+        if not self._unopened:
+            return outcome
+        text = (
+            f"{outcome.text}; {len(self._unopened)} shards cannot be opened, {self._unopened[0]} among them, and are "
+            "left to the first tick that can"
+        )
+        if len(self._unopened) > self._recipe.limits.max_unopened_files:
+            raise UnopenedFile(f"{text}; let this user read them, or allow them with limits.max_unopened_files")
+        return replace(outcome, text=text)
 
     def _work(self, state: State) -> _Work:
         listed = listed_shards(self._recipe, self._out, self._clock())
-        shards = new_shards(listed, state)
+        shards, self._unopened = split_by_access(new_shards(listed, state), self._recipe.input)
         if state.pending is not None:
             # What was begun is finished first, without what has vanished since.
             shards = {path: identity for path, identity in shards.items() if path in state.pending.shards} or shards
@@ -213,7 +238,11 @@ class Curation:
             from polar_ray.running.run import run
 
             try:
-                run(recipe, fresh=folder.is_finished(), reporter=self._reporter)
+                try:
+                    run(recipe, fresh=folder.is_finished(), reporter=self._reporter)
+                except InputChanged as changed:
+                    self._reporter.say(f"{changed}; reading it anew")
+                    run(recipe, reporter=self._reporter)
             except RecipeChanged as changed:
                 self._reporter.say(f"{changed}; starting this tick's run over")
                 pending = Pending(pending.tick, work.shards)

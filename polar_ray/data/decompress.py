@@ -8,6 +8,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from polar_ray.data.damage import opening
 from polar_ray.data.listing import Compression
 from polar_ray.data.storage import Storage
 
@@ -46,7 +47,8 @@ def read_chunks(storage: Storage, path: str, compression: Compression | None) ->
     """Yields a file's bytes, decompressed.
 
     Raises:
-        DamagedFile: After the last good byte: the rest cannot be decompressed, or there is no such file.
+        DamagedFile: After the last good byte: the rest cannot be decompressed.
+        UnopenedFile: The file is gone, or may not be read.
         StorageFault: The storage fails.
     """
     good = 0
@@ -61,8 +63,6 @@ def read_chunks(storage: Storage, path: str, compression: Compression | None) ->
         rest = _chunks(storage, path, compression, 1, skip=good)
         yield from _until_damage(rest)
         raise
-    except (FileNotFoundError, PermissionError) as error:
-        raise DamagedFile(f"The file cannot be opened: {error}") from error
 
 
 def _until_damage(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -77,7 +77,7 @@ def _until_damage(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _chunks(storage: Storage, path: str, compression: Compression | None, size: int, skip: int = 0) -> Iterator[bytes]:
-    with storage.open_input(path) as raw:
+    with opening(path), storage.open_input(path) as raw:
         if compression is None:
             while chunk := raw.read(size):
                 yield chunk

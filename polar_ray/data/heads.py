@@ -17,6 +17,7 @@ from polar_ray.data.listing import InputFile
 from polar_ray.data.normalize import without_mark
 from polar_ray.data.storage import Storage
 from polar_ray.data.strict_json import Json, decode_object
+from polar_ray.errors import UnopenedFile
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.run import STORAGE_WAIT_S
 
@@ -80,7 +81,7 @@ def _heads(file: InputFile, config: Input, wait_s: float) -> Iterator[Head]:
         # A file that begins with rows of another kind may go on with what is wanted.
         if file.compression is None and (end := _of_lines((1, line) for line in _last_lines(storage, file))):
             yield end
-    except (OSError, pa.ArrowException):
+    except (OSError, UnopenedFile, pa.ArrowException):
         # What is wrong with the file is said when it is read; of other files the columns can still be told.
         return
 

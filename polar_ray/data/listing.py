@@ -65,7 +65,7 @@ def list_input(config: Input, wait_s: float = STORAGE_WAIT_S) -> list[InputFile]
     for path in paths:
         for info in _list_path(path, config, wait_s):
             found[info.path] = info
-    return [_input_file(found[path], config) for path in sorted(found)]
+    return [input_file(found[path], config) for path in sorted(found)]
 
 
 def _list_path(path: str, config: Input, wait_s: float) -> Files:
@@ -110,7 +110,12 @@ def _is_passed_over(path: str, folder: str, asked: list[str]) -> bool:
     return any(part.startswith(("_", ".")) and part not in asked for part in folders)
 
 
-def _input_file(info: FileInfo, config: Input) -> InputFile:
+def input_file(info: FileInfo, config: Input) -> InputFile:
+    """Returns a listed file with its format, which its name tells unless the recipe does.
+
+    Raises:
+        InputError: The format is not known, or the file cannot be entered in the middle.
+    """
     stem = info.path
     compression: Compression | None = None
     for suffix, name in _COMPRESSIONS.items():

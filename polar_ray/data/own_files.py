@@ -6,6 +6,7 @@ So nothing is deleted because it lies in a folder of a known name: each file mus
 
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -41,10 +42,18 @@ def refuse_links(storage: Storage, top: str, files: tuple[Own, ...]) -> None:
             )
 
 
-def delete_own(storage: Storage, top: str, files: tuple[Own, ...]) -> None:
+def delete_own(
+    storage: Storage, top: str, files: tuple[Own, ...], only: Callable[[re.Match[str]], bool] | None = None
+) -> None:
     """Deletes the files below ``top``, one kind after the other, and the folders that nothing is left in.
 
     Each kind is gone before the next is touched, so an interruption leaves what can be cleared again.
+
+    Args:
+        storage: Where they are.
+        top: The folder.
+        files: What is deleted.
+        only: Says of which names, as ``Own.name`` matches them; all by default.
 
     Raises:
         OutputError: A folder is a link; nothing was deleted.
@@ -52,21 +61,22 @@ def delete_own(storage: Storage, top: str, files: tuple[Own, ...]) -> None:
     refuse_links(storage, top, files)
     with ThreadPoolExecutor(16) as pool:
         for own in files:
-            for _ in pool.map(storage.delete, _found(storage, top, own)):
+            for _ in pool.map(storage.delete, _found(storage, top, own, only)):
                 pass
     for folder in reversed(_folders(files)):
         storage.sweep(f"{top}/{folder}")
         storage.delete_empty(f"{top}/{folder}")
 
 
-def _found(storage: Storage, top: str, own: Own) -> list[str]:
+def _found(storage: Storage, top: str, own: Own, only: Callable[[re.Match[str]], bool] | None) -> list[str]:
     if not own.folder:
         # At the top there may be anything, and much of it: it is not listed.
         return [f"{top}/{own.name}"]
     folder = f"{top}/{own.folder}/"
     wanted = re.compile(own.name)
     paths = [info.path for info in storage.list(folder.rstrip("/"))]
-    return [path for path in paths if path.startswith(folder) and wanted.fullmatch(path[len(folder) :])]
+    matches = {path: wanted.fullmatch(path[len(folder) :]) for path in paths if path.startswith(folder)}
+    return [path for path, match in matches.items() if match is not None and (only is None or only(match))]
 
 
 def _folders(files: tuple[Own, ...]) -> list[str]:

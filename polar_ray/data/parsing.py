@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 
 from polar_ray.data.arrays import flat, lengths_of, lists
 from polar_ray.data.assemble import assemble_groups, row_keys
-from polar_ray.data.dead_letters import DeadLetter, dead_letter_table, short
+from polar_ray.data.dead_letters import UNOPENED, DeadLetter, dead_letter_table, short
 from polar_ray.data.group import CANDIDATE, GROUP_SCHEMA
 from polar_ray.data.ids import repeats, with_candidate_ids, with_prompt_ids
 from polar_ray.data.normalize import Normalized, RawRows, normalize
@@ -147,7 +147,8 @@ def unreadable(raw: RawSplit) -> list[DeadLetter]:
     """Returns the dead letter that stands for what could not be read, if there is such."""
     if raw.error is None:
         return []
-    return [DeadLetter(raw.row_start + raw.rows, "read", "unreadable", raw.error, raw.tail)]
+    reason = UNOPENED if raw.unopened else "unreadable"
+    return [DeadLetter(raw.row_start + raw.rows, "read", reason, raw.error, raw.tail)]
 
 
 @dataclass(frozen=True)

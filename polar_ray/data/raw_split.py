@@ -23,6 +23,7 @@ class RawSplit:
         offsets: int64, JSONL only: where each line starts in ``payload``, and the end; ``rows + 1`` of them.
         error: Why what follows the rows cannot be read, or None. It becomes one dead letter.
         tail: The readable beginning of the row that could not be read to its end.
+        unopened: Whether ``error`` is that the file is gone or may not be read.
     """
 
     split_id: str
@@ -37,3 +38,4 @@ class RawSplit:
     offsets: np.ndarray
     error: str | None = None
     tail: bytes = b""
+    unopened: bool = False

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from polar_ray.data.arrays import flat
 from polar_ray.data.columns import id_column
-from polar_ray.data.damage import is_readable
+from polar_ray.data.damage import check_readable, opening
 from polar_ray.data.parquet_json import json_texts
 from polar_ray.data.raw_split import RawSplit
 from polar_ray.data.sources import Source, split_id
 from polar_ray.data.storage import Storage
-from polar_ray.errors import StorageAway
+from polar_ray.errors import StorageAway, UnopenedFile
 from polar_ray.recipe.input import Input
 
 _BATCH_ROWS = 64
@@ -51,6 +51,8 @@ def read_parquet(source: Source, config: Input, skip: Collection[str]) -> Iterat
     names = [split_id(source.file_index, source.split_start + i) for i in range(max(1, len(source.cuts) - 1))]
     if all(name in skip for name in names):
         return
+    if source.unopened:
+        raise UnopenedFile(source.error)
     if source.error is not None:
         yield _split(source, 0, source.row_start, [], source.error, pa.schema([]))
         return
@@ -74,14 +76,16 @@ class _File:
         self._path = path
         self._stack = stack
         self._readers: dict[bool, pq.ParquetFile] = {}
-        self._footer = footer = storage.read_with(path, pq.read_metadata)
+        with opening(path):
+            self._footer = footer = storage.read_with(path, pq.read_metadata)
         self._groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum([group.num_rows for group in self._groups], dtype=np.int64)])
         self.schema = footer.schema.to_arrow_schema()
 
     def _open(self, prebuffer: bool) -> pq.ParquetFile:
         if prebuffer not in self._readers:
-            raw = self._stack.enter_context(self._storage.open_file(self._path))
+            with opening(self._path):
+                raw = self._stack.enter_context(self._storage.open_file(self._path))
             buffer_size = 0 if prebuffer else _BUFFER_BYTES
             self._readers[prebuffer] = pq.ParquetFile(
                 raw, metadata=self._footer, pre_buffer=prebuffer, buffer_size=buffer_size
@@ -105,7 +109,7 @@ class _File:
             except StorageAway:
                 raise
             except (OSError, pa.ArrowException) as error:
-                is_readable(self._storage, self._path)
+                check_readable(self._storage, self._path)
                 message = f"Rows {row} to {end - 1} cannot be decoded, so the rest of the split is given up: {error}"
                 yield _Rows(row, end, None, message)
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polar_ray.data.damage import is_readable
+from polar_ray.data.damage import check_readable
 from polar_ray.data.listing import InputFile
 from polar_ray.data.storage import Storage
-from polar_ray.errors import StorageAway
+from polar_ray.errors import StorageAway, UnopenedFile
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.run import STORAGE_WAIT_S
 
@@ -35,6 +35,7 @@ class Source:
         last: Whether the file ends with this source.
         error: Why the file's rows cannot be read at all, or None.
         wait_s: Seconds in which a storage that is away may come back.
+        unopened: Whether that is because the file is gone or may not be read.
     """
 
     file_index: int
@@ -46,6 +47,7 @@ class Source:
     last: bool = True
     error: str | None = None
     wait_s: float = STORAGE_WAIT_S
+    unopened: bool = False
 
     @property
     def splits(self) -> int | None:
@@ -72,7 +74,7 @@ def plan_sources(
     """Plans the sources of the input, in the order of the files.
 
     Parquet footers are read side by side. A Parquet file whose footer cannot be read becomes one source that says
-    so; it turns into a dead letter when it is read.
+    so; it turns into a dead letter when it is read. So does one that cannot be opened, if the recipe allows that.
 
     Raises:
         StorageError: The storage fails (a damaged or missing file is no error here).
@@ -121,10 +123,14 @@ def _plan_file(file_index: int, file: InputFile, config: Input, wait_s: float) -
     except StorageAway:
         raise
     except (OSError, pa.ArrowException) as error:
-        is_readable(storage, file.path)
-        return [
-            Source(file_index, file, row_stop=0, error=f"The Parquet footer cannot be read: {error}", wait_s=wait_s)
-        ]
+        failed = Source(
+            file_index, file, row_stop=0, error=f"The Parquet footer cannot be read: {error}", wait_s=wait_s
+        )
+        try:
+            check_readable(storage, file.path)
+        except UnopenedFile as unopened:
+            failed = replace(failed, error=str(unopened), unopened=True)
+        return [failed]
     cuts = plan_cuts(groups, config.split_rows, config.split_bytes)
     sources = []
     start = row = size = 0

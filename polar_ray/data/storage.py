@@ -313,6 +313,8 @@ class Storage:
         ]
 
     def _list_fsspec(self, key: str) -> "Files":
+        # Filesystems of fsspec remember listings: what was written since would not be seen.
+        self._fsspec.invalidate_cache()
         found = self._fsspec.find(key, detail=True)
         return [
             FileInfo(

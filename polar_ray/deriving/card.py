@@ -77,7 +77,8 @@ def _run(run: Parent) -> str:
 
 
 def _front_matter(recipe: DeriveRecipe, manifest: DerivedManifest) -> dict[str, Any]:
-    sides = [side for side in ("train", "validation") if manifest.counts[side]]
+    # Without rows there is one file, which has the columns.
+    sides = [side for side in ("train", "validation") if manifest.counts[side]] or ["train"]
     rows = manifest.counts["rows"]
     front: dict[str, Any] = {"pretty_name": recipe.card.title or recipe.name}
     if recipe.card.license is not None:
@@ -86,9 +87,8 @@ def _front_matter(recipe: DeriveRecipe, manifest: DerivedManifest) -> dict[str, 
         front["language"] = recipe.card.language
     front["tags"] = ["polar-ray", manifest.task.replace("_", "-"), *recipe.card.tags]
     front["size_categories"] = [next((name for bound, name in _SIZES if rows < bound), "n>1M")]
-    if sides:
-        files = [{"split": side, "path": f"data/{side}/*.{recipe.files.format}"} for side in sides]
-        front["configs"] = [{"config_name": "default", "data_files": files}]
+    files = [{"split": side, "path": f"data/{side}/*.{recipe.files.format}"} for side in sides]
+    front["configs"] = [{"config_name": "default", "data_files": files}]
     return front
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from polar_ray.data.records import decode_manifest
 from polar_ray.data.storage import Storage
@@ -96,6 +97,7 @@ def derive(
 
         writers = {side: writer(f"data/{side}", files.format, files.shard_rows) for side in (TRAIN, VALIDATION)}
         ledger = writer("ledger", "parquet", LEDGER_ROWS)
+        schema: pa.Schema | None = None
         for done, derived in enumerate(workers.over(partial(derive_unit, work), units), 1):
             total.add(derived)
             if total.missing and recipe.run.missing == "error":
@@ -103,10 +105,13 @@ def derive(
                 continue
             for side, rows in derived.rows.items():
                 writers[side].write(rows)
+                schema = rows.schema
                 total.rows[side] += rows.num_rows
             ledger.write(derived.ledger)
             if progress is not None:
                 progress(done, len(units))
+        if schema is not None and not sum(total.rows.values()):
+            writers[TRAIN].write_empty(schema)
         if total.missing and recipe.run.missing == "error":
             folder.delete_joined()
             raise _not_joined(recipe, total.missing)

@@ -55,15 +55,24 @@ class ShardWriter:
         start = 0
         while start < table.num_rows:
             if self._shard is None:
-                name = f"{self._folder}/part-{len(self.files):05d}.{self._format}"
-                path = f"{self._root}/{name}"
-                kind = _Lines if self._format == "jsonl" else _Parquet
-                self._shard = kind(self._storage, path, name)
+                self._shard = self._next()
             taken = table.slice(start, self._shard_rows - self._shard.rows)
             self._shard.write(taken)
             start += taken.num_rows
             if self._shard.rows == self._shard_rows:
                 self._finish(self._shard)
+
+    def write_empty(self, schema: pa.Schema) -> None:
+        """Writes a file without rows, so that who opens the dataset finds its columns and not nothing."""
+        assert not self.files, "there are rows"
+        self._shard = self._next()
+        self._shard.write(schema.empty_table())
+        self._finish(self._shard)
+
+    def _next(self) -> "_Shard":
+        name = f"{self._folder}/part-{len(self.files):05d}.{self._format}"
+        kind = _Lines if self._format == "jsonl" else _Parquet
+        return kind(self._storage, f"{self._root}/{name}", name)
 
     def _finish(self, shard: "_Shard") -> None:
         self.files.append(shard.finish())
@@ -125,7 +134,9 @@ class _Parquet(_Shard):
         table = pa.concat_tables(self._waiting).combine_chunks()
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._stream, table.schema, compression="zstd")
-        self._writer.write_table(table, row_group_size=table.num_rows)
+        if table.num_rows:
+            # A row group without rows is more than some readers can bear.
+            self._writer.write_table(table, row_group_size=table.num_rows)
         self._waiting = []
 
     def _complete(self) -> None:

@@ -1,6 +1,5 @@
 """A model's files: where they are, what they hold, and their hashes."""
 
-import hashlib
 import json
 import pickle
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from polar_ray.errors import CheckpointError
+from polar_ray.models.hashes import sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -169,23 +169,30 @@ def adapter_weights(folder: Path) -> Path:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 (hex) of each file that a score depends on: weights, config, tokenizer, template."""
-    return _hashes([*weight_files(folder), *(folder / name for name in SMALL_FILES if (folder / name).is_file())])
+    return {path.name: sha256_of(path) for path in scored_files(folder)}
 
 
 def adapter_hashes(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 (hex) of an adapter's two files."""
-    return _hashes([folder / ADAPTER_CONFIG, adapter_weights(folder)])
+    return {path.name: sha256_of(path) for path in adapter_files(folder)}
 
 
-def _hashes(paths: list[Path]) -> dict[str, str]:
-    hashes = {}
-    for path in sorted(paths):
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(2**20):
-                digest.update(block)
-        hashes[path.name] = digest.hexdigest()
-    return hashes
+def scored_files(folder: Path) -> list[Path]:
+    """Returns the files of a model that a score depends on.
+
+    Raises:
+        CheckpointError: There are no weights.
+    """
+    return sorted([*weight_files(folder), *(folder / name for name in SMALL_FILES if (folder / name).is_file())])
+
+
+def adapter_files(folder: Path) -> list[Path]:
+    """Returns the files of an adapter.
+
+    Raises:
+        CheckpointError: It has no weights.
+    """
+    return sorted([folder / ADAPTER_CONFIG, adapter_weights(folder)])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class CurateRecipe(Document):
                 "scorers": {name: scorer.model_dump(mode="json") for name, scorer in self.scorers.items()},
                 "output": {"path": output, "storage_options": self.output.storage_options},
                 "compute": self.compute.model_dump(mode="json"),
-                "limits": self.limits.model_dump(mode="json"),
+                # A shard without rows is a quiet hour, and no reason to hold up the others.
+                "limits": {**self.limits.model_dump(mode="json"), "allow_empty": True},
             }
         )
 

@@ -97,6 +97,10 @@ class Limits(StorageLimits):
         max_errors: A share of the candidates (below 1) or a number of them that may have the status ``error`` or
             ``crashed``, for each scorer. More stop the run, a share as soon as there are a hundred; a finished run with
             more, which a small one can be, ends its command with exit code 1.
+        allow_empty: Whether an input without a single row makes a finished run with an empty score table; it is an
+            error by default.
+        max_unopened_files: Files of the input that may be gone or forbidden when they are to be read. Each then is a
+            dead letter, ``unopened``, until a later ``run`` or ``retry`` can read it; more stop the run.
         max_attempts: Times that a group may kill its process before it is set aside as ``crashed``.
         no_progress_s: Seconds without any split moving on after which the run ends with ``RunStalled``.
         wait_for_nodes_s: Seconds that an autoscaler gets to bring nodes where actors do not fit. None waits 900 where
@@ -107,6 +111,8 @@ class Limits(StorageLimits):
 
     max_dead_letters: float = Field(default=0.5, ge=0)
     max_errors: float = Field(default=0.05, ge=0)
+    allow_empty: bool = False
+    max_unopened_files: int = Field(default=0, ge=0)
     max_attempts: int = Field(default=2, ge=1)
     no_progress_s: float = Field(default=1800, gt=0)
     wait_for_nodes_s: float | None = Field(default=None, ge=0)

@@ -5,17 +5,23 @@ from polar_ray.data.own_files import Own, delete_own, refuse_links
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import read_identity
 
-_SPLIT = r"(\d{5,}-\d{5,}|scattered-\d{5,})"
+_SPLIT = r"(?P<split>\d{5,}-\d{5,}|scattered-\d{5,})"
 
-RESULTS = (
-    # Nothing may look finished that is not, and no split may look done whose part is gone.
-    Own("", "manifest.json"),
+SPLITS = (
+    # No split may look done whose part is gone.
     Own("_run/commits", rf"{_SPLIT}\.json"),
     Own("_run/duplicates", rf"{_SPLIT}\.json"),
     Own("_run/origins", rf"{_SPLIT}\.json"),
     Own("scores", rf"part-{_SPLIT}\.parquet"),
     Own("dead_letters", rf"part-{_SPLIT}(-duplicates)?\.parquet"),
+)
+"""What stands for splits, each named after its own, in the order in which it is deleted."""
+RESULTS = (
+    # Nothing may look finished that is not.
+    Own("", "manifest.json"),
+    *SPLITS,
     Own("_run", r"token_budgets\.json"),
+    Own("_run", r"taken_back\.json"),
 )
 """All files of a run but its record, in the order in which they are deleted."""
 RECORD = Own("_run", r"run\.json")
@@ -71,5 +77,7 @@ def _generations(folder: RunFolder) -> list[RunFolder]:
     paths = [info.path for info in storage.list(folder.join(FOLDER))]
     start = len(folder.join(FOLDER, ""))
     numbers = sorted({int(name) for path in paths if (name := path[start:].split("/")[0]).isdecimal()})
-    found = [RunFolder(generation(folder.path, number), folder.options) for number in numbers if number > 1]
+    found = [
+        RunFolder(generation(folder.path, number), folder.options, folder.wait_s) for number in numbers if number > 1
+    ]
     return [later for later in found if later.is_run()]

@@ -34,20 +34,29 @@ def check_derivations(
             raise RecipeError(f"derive.{name}: {error}") from None
 
 
+def are_derived(recipe: Recipe) -> bool:
+    """Whether there is a finished dataset for each of the recipe's derivations."""
+    return all(folder.is_finished() for folder in _folders(recipe))
+
+
 def clear_derivations(recipe: Recipe) -> None:
     """Deletes what the recipe derived earlier, since the scores that it came from are about to go.
 
     Raises:
         OutputError: A folder of one of the datasets is a link; nothing was deleted.
     """
-    folders = [
-        DerivedFolder.of(derivation.output, derivation.limits.storage_wait_s)
-        for derivation in recipe.derivations.values()
-    ]
+    folders = _folders(recipe)
     for folder in folders:
         folder.check_clearable()
     for folder in folders:
         folder.clear()
+
+
+def _folders(recipe: Recipe) -> list[DerivedFolder]:
+    return [
+        DerivedFolder.of(derivation.output, derivation.limits.storage_wait_s)
+        for derivation in recipe.derivations.values()
+    ]
 
 
 def _schema(recipe: Recipe, parent: Parent | None, derivation: DeriveRecipe) -> pa.Schema:

@@ -5,6 +5,7 @@ import msgspec
 from polar_ray.running.clearing import clear_results
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import Identity, check_same, read_identity
+from polar_ray.running.taking_back import finish_taking_back, forget
 
 
 def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> None:
@@ -22,7 +23,7 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
     """
     earlier = read_identity(folder)
     if earlier is not None and not fresh:
-        check_same(folder, earlier, identity)
+        _resume(folder, earlier, identity)
         return
     if earlier is None:
         folder.check_free()
@@ -31,3 +32,18 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
         # without a record nobody could tell whose folder this is.
         clear_results(folder)
     folder.storage.write_atomic(folder.identity, msgspec.json.encode(identity))
+
+
+def _resume(folder: RunFolder, earlier: Identity, identity: Identity) -> None:
+    """Checks that the run is the same, where files whose splits were taken back may be what they are now."""
+    taken = finish_taking_back(folder)
+    if taken is None:
+        check_same(folder, earlier, identity)
+        return
+    files = {
+        path: identity.files.get(path, before) if path in taken.changed else before
+        for path, before in earlier.files.items()
+    }
+    check_same(folder, msgspec.structs.replace(earlier, files=files), identity)
+    folder.storage.write_atomic(folder.identity, msgspec.json.encode(identity))
+    forget(folder)

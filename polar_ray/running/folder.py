@@ -5,6 +5,7 @@ dead_letters/part-00000-00000.parquet  rows that could not become groups
 manifest.json                          written last: it is there exactly when the run has finished
 _run/run.json                          what the run is: recipe, inputs, fingerprints
 _run/token_budgets.json                how large forwards are, by scorer: all actors of a run pack alike
+_run/taken_back.json                   which splits are about to leave the folder, to be scored again
 _run/commits/00000-00000.json          one small record per finished split, written after its part
 _run/duplicates/00000-00000.json       what the search for duplicate prompts took out of a part
 _run/origins/00000-00000.json          in a generation: which rows of a part were scored in which
@@ -124,6 +125,11 @@ class RunFolder:
     def identity(self) -> str:
         """Path of the record of what the run is."""
         return self.join(RECORD)
+
+    @property
+    def taken_back(self) -> str:
+        """Path of the record of splits that are being taken back."""
+        return self.join("_run", "taken_back.json")
 
     def read_commits(self) -> dict[str, Commit]:
         """Returns the commit records by split."""

@@ -1,10 +1,19 @@
-"""The input files of a run."""
+"""The input files of a run, and whether they are still what they were."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from polar_ray.data.column_names import check_column_names
 from polar_ray.data.listing import InputFile, list_input
-from polar_ray.errors import InputError
+from polar_ray.data.sources import Source
+from polar_ray.data.storage import Storage
+from polar_ray.errors import InputError, UnopenedFile
+from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.recipe.run import STORAGE_WAIT_S, Limits
 from polar_ray.running.folder import RunFolder
+from polar_ray.running.identity import describe
 from polar_ray.scorers.catalog import entry_of
 
 
@@ -42,3 +51,45 @@ def checked_files(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> 
         if fresh or not folder.is_run():
             raise
     return files
+
+
+def refuse_unopened(sources: Sequence[Source], limits: Limits) -> None:
+    """Stops a run before anything is scored, where it is known already that too many files cannot be opened.
+
+    Raises:
+        UnopenedFile: More than ``limits.max_unopened_files``.
+    """
+    unopened = [source for source in sources if source.unopened]
+    if len(unopened) > limits.max_unopened_files:
+        more = f" ({len(unopened)} files in all)" if len(unopened) > 1 else ""
+        raise UnopenedFile(f"{unopened[0].error}{more}")
+
+
+def changed_files(files: Sequence[InputFile], config: Input, wait_s: float = STORAGE_WAIT_S) -> dict[str, str]:
+    """Describes files of the input again and returns those that are not what they were, with what is different.
+
+    Args:
+        files: As they were listed before anything was read.
+        config: The recipe's input.
+        wait_s: Seconds in which a storage that is away may come back.
+    """
+    try:
+        now = {file.path: describe(file) for file in list_input(config, wait_s)}
+    except InputError:
+        now = {}
+    changed = {}
+    for file in files:
+        before, after = describe(file), now.get(file.path) or _alone(file, config, wait_s)
+        if after is None:
+            changed[file.path] = "it is gone"
+        elif after != before:
+            differing = [key for key in after if before.get(key) != after[key]]
+            changed[file.path] = ", ".join(f"{key} was {before.get(key)} and is {after[key]}" for key in differing)
+    return changed
+
+
+def _alone(file: InputFile, config: Input, wait_s: float) -> dict[str, Any] | None:
+    """Describes a file that the recipe's path does not lead to from here."""
+    found = [info for info in Storage.of(file.path, config.storage_options, wait_s).list() if info.path == file.path]
+    info = found[0] if found else None
+    return None if info is None else describe(replace(file, size=info.size, etag=info.etag, mtime=info.mtime))

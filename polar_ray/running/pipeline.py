@@ -36,7 +36,7 @@ def dataset(job: Job, sources: list[Source], committed: frozenset[str], pools: l
             splits = _gathered(splits, job, committed, attempts)
         else:
             name, scorer = next(iter(recipe.named_scorers.items()))
-            splits = splits.map_batches(Read(recipe.input, committed, attempts), num_cpus=READ_CPUS, **_WHOLE)
+            splits = splits.map_batches(_read(recipe, committed, attempts), num_cpus=READ_CPUS, **_WHOLE)
             splits = splits.map_batches(Encode(recipe.input, name, scorer, job.keep), num_cpus=ENCODE_CPUS, **_WHOLE)
         return _score_and_write(splits, job, pools, attempts)
 
@@ -67,12 +67,16 @@ def _context(recipe: Recipe, pools: list[Pool]) -> DataContext:
     return context
 
 
+def _read(recipe: Recipe, committed: frozenset[str], attempts: Any) -> Read:
+    return Read(recipe.input, committed, attempts, unopened_allowed=recipe.limits.max_unopened_files > 0)
+
+
 def _gathered(sources: Dataset, job: Job, committed: frozenset[str], attempts: Any) -> Dataset:
     """Reads scattered candidates and shuffles them into partitions of whole groups."""
     recipe = job.recipe
     count = partitions(job.files, recipe.input)
     name, scorer = next(iter(recipe.named_scorers.items()))
-    splits = sources.map_batches(Read(recipe.input, frozenset(), attempts), num_cpus=READ_CPUS, **_WHOLE)
+    splits = sources.map_batches(_read(recipe, frozenset(), attempts), num_cpus=READ_CPUS, **_WHOLE)
     rows = splits.map_batches(ToRows(recipe.input, job.folder, count, committed), num_cpus=ENCODE_CPUS, **_WHOLE)
     rows = rows.repartition(count, keys=["partition"])
     gather = Gather(tuple(file.path for file in job.files), name, scorer, job.keep)

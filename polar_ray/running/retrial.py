@@ -159,13 +159,13 @@ class Retrial:
             for split, commit in self.commits.items()
             if split not in revived
             and commit.file not in self.changed
-            and not (self.changed and split in self._removals)
+            and not (self.changed and split in self.removals)
             and not any(failed[name] & counts.keys() for name, counts in commit.statuses.items())
         )
 
     @cached_property
-    def _removals(self) -> frozenset[str]:
-        """Splits out of which duplicates were taken; with other input their first occurrences may be gone."""
+    def removals(self) -> frozenset[str]:
+        """The parent's splits out of which duplicates were taken: with other input their firsts may be gone."""
         return frozenset(self.parent.read_records("duplicates", Removal))
 
     def _revived(self, config: Input) -> frozenset[str]:

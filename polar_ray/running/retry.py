@@ -3,9 +3,12 @@
 import json
 from typing import Any
 
+from polar_ray.data.damage import can_be_opened
+from polar_ray.data.dead_letters import UNOPENED
 from polar_ray.data.generations import generation, newest, run_of
-from polar_ray.data.listing import InputFile, list_input
+from polar_ray.data.listing import InputFile, input_file, list_input
 from polar_ray.data.scores import LISTED
+from polar_ray.data.storage import FileInfo, Storage
 from polar_ray.errors import InputError, NoFiles, NotARun, RecipeChanged
 from polar_ray.recipe.overrides import apply_overrides
 from polar_ray.recipe.recipe import Recipe
@@ -17,6 +20,7 @@ from polar_ray.running.parent import parent_of
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.retrial import Retrial
 from polar_ray.running.run import score
+from polar_ray.running.tally import Tally
 
 
 def retry(
@@ -78,13 +82,18 @@ def retry(
             f"{parent.path} was scored by {_kinds(before)}, and rewards of {_kinds(recipe)} do not compare "
             "with those; score with another scorer into another output.path"
         )
-    files, new = _files(recipe, manifest)
+    unopened = _unopened(parent, manifest)
+    files, new = _files(recipe, manifest, unopened)
     recorded = {str(file["path"]): {key: file[key] for key in file if key != "path"} for file in manifest.inputs}
     retrial = Retrial(
         parent=parent,
         manifest=manifest,
         number=number + 1,
-        changed=frozenset(file.path for file in files if describe(file) != recorded[file.path]),
+        changed=frozenset(
+            file.path
+            for file in files
+            if describe(file) != recorded[file.path] or (file.path in unopened and _opens(file, recipe))
+        ),
         replanned=_layout(recipe) != _layout(before),
         allow_changed=allow_changed,
     )
@@ -115,7 +124,18 @@ def recipe_options(overrides: list[str] | None, part: str) -> dict[str, Any]:
     return options
 
 
-def _files(recipe: Recipe, manifest: Manifest) -> tuple[list[InputFile], int]:
+def _unopened(parent: RunFolder, manifest: Manifest) -> frozenset[str]:
+    """The files that could not be opened when they were to be read."""
+    if UNOPENED not in manifest.counts["dead_letters"]:
+        return frozenset()
+    return frozenset(Tally(parent.read_commits().values()).unopened)
+
+
+def _opens(file: InputFile, recipe: Recipe) -> bool:
+    return can_be_opened(Storage.of(file.path, recipe.input.storage_options), file.path)
+
+
+def _files(recipe: Recipe, manifest: Manifest, unopened: frozenset[str]) -> tuple[list[InputFile], int]:
     """Returns the files of the run's input as they are now, in its order, and how many others there are."""
     wanted = [str(file["path"]) for file in manifest.inputs]
     try:
@@ -124,6 +144,12 @@ def _files(recipe: Recipe, manifest: Manifest) -> tuple[list[InputFile], int]:
         # A relative path means another place in another working directory.
         found = list_input(recipe.input.model_copy(update={"path": wanted}), recipe.limits.storage_wait_s)
     listed = {file.path: file for file in found}
+    for entry in manifest.inputs:
+        # What could not be read then need not be there now: it stays a dead letter.
+        if (path := str(entry["path"])) in unopened and path not in listed:
+            mtime = float(entry["mtime"]) if "mtime" in entry else None
+            info = FileInfo(path, int(entry["size"]), entry.get("etag"), mtime)
+            listed[path] = input_file(info, recipe.input)
     gone = [path for path in wanted if path not in listed]
     if gone:
         raise InputError(

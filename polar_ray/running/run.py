@@ -9,22 +9,23 @@ import ray
 from polar_ray.data.generations import run_of
 from polar_ray.data.listing import InputFile
 from polar_ray.data.sources import plan_sources
-from polar_ray.errors import OutputError, RunStalled
+from polar_ray.errors import InputChanged, InputError, OutputError, PolarRayError, RunStalled, ScoringError
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import Actors
 from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.clearing import check_clearable
 from polar_ray.running.clock import ScoringClock
 from polar_ray.running.cluster import Pool, connected, pools
-from polar_ray.running.derivations import check_derivations, clear_derivations
+from polar_ray.running.derivations import are_derived, check_derivations, clear_derivations
 from polar_ray.running.deriving import derive_all
 from polar_ray.running.duplicates import remove_duplicates
 from polar_ray.running.establish import establish
 from polar_ray.running.failures import PassLost
 from polar_ray.running.fingerprints import fingerprints_of
+from polar_ray.running.finished import finished
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import Identity, describe, versions
-from polar_ray.running.inputs import checked_files
+from polar_ray.running.inputs import changed_files, checked_files, refuse_unopened
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
 from polar_ray.running.parent import Parent, parent_of
@@ -33,6 +34,7 @@ from polar_ray.running.pipeline import dataset
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.ray_private import check_ray
 from polar_ray.running.retrial import Retrial
+from polar_ray.running.taking_back import forget, take_back
 from polar_ray.running.tally import Tally
 from polar_ray.running.todo import Todo, todo_of
 from polar_ray.running.verified import failed, verification_line, verification_of
@@ -82,6 +84,12 @@ def run(
         )
     if files is None:
         files = checked_files(recipe, folder, fresh=fresh)
+    there = None if fresh else finished(recipe, parent, folder, files)
+    if there is not None and are_derived(recipe):
+        reporter.say(_nothing_to_do(folder))
+        # Without Ray: all is there, and it is only made sure that it is this recipe's.
+        derive_all(recipe, reporter.say)
+        return there
     if not recipe.derive:
         return score(recipe, parent, folder, files, fresh=fresh, reporter=reporter)
     with connected(recipe.compute):
@@ -130,12 +138,18 @@ def score(
                 clear_derivations(recipe)
         establish(folder, Identity.of(recipe, files, fingerprints), fresh=fresh)
         if folder.is_finished():
-            reporter.say(f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)")
+            reporter.say(_nothing_to_do(folder))
             return read_manifest(folder)
         folder.storage.sweep(folder.path, older_than_s=LEFTOVER_S)
         if retrial is not None:
             job = retrial.prepare(job, reporter)
-        todo = todo_of(recipe.input, plan_sources(files, recipe.input, recipe.limits.storage_wait_s), folder)
+        sources = plan_sources(files, recipe.input, recipe.limits.storage_wait_s)
+        refuse_unopened(sources, recipe.limits)
+        todo = todo_of(recipe.input, sources, folder)
+        if retrial is None and (unopened := Tally(todo.commits).unopened):
+            take_back(folder, files, unopened, recipe.input, changed=False)
+            forget(folder)
+            todo = todo_of(recipe.input, sources, folder)
         tally = Tally(todo.commits)
         resumed = tally.splits
         if resumed and retrial is None:
@@ -144,8 +158,14 @@ def score(
         reporter.begin(todo.done_share)
         try:
             _score_all(job, sized, todo, tally, reporter, clock)
+        except (InputError, ScoringError) as error:
+            # Rows that are missing or make no sense may be those of two contents of one file.
+            _refuse_changed(job, tally, retrial, error)
+            raise
         finally:
             reporter.end()
+    _refuse_changed(job, tally, retrial)
+    _refuse_empty(job, tally)
     todo.check_complete(folder)
     row_per_candidate = recipe.input.layout != "groups"
     for removal in remove_duplicates(folder, todo.commits, row_per_candidate=row_per_candidate):
@@ -179,6 +199,47 @@ def score(
     folder.storage.sweep(folder.path)
     folder.storage.write_atomic(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
     return manifest
+
+
+def _refuse_changed(job: Job, tally: Tally, retrial: Retrial | None, cause: PolarRayError | None = None) -> None:
+    """Makes sure that every file that was read is what it was before.
+
+    Raises:
+        InputChanged: One is not; its splits were taken back, and the next attempt reads it as it is then.
+    """
+    config = job.recipe.input
+    changed = {
+        path: how
+        for path, how in changed_files(job.files, config, job.recipe.limits.storage_wait_s).items()
+        if path not in tally.unopened
+    }
+    if not changed:
+        return
+    also = retrial.removals if retrial is not None else ()
+    take_back(job.folder, job.files, changed.keys(), config, changed=True, also=also)
+    path = min(changed)
+    more = f", and {len(changed) - 1} more files changed" if len(changed) > 1 else ""
+    raise InputChanged(
+        f"{path} changed while it was read: {changed[path]}{more}. What was scored of it is taken back; once it is "
+        "there and nothing writes to it, run the same command again, which reads it anew and keeps the rest"
+    ) from cause
+
+
+def _refuse_empty(job: Job, tally: Tally) -> None:
+    """Stops a run whose input holds nothing, unless the recipe allows that; once there are rows, it goes on.
+
+    Raises:
+        InputError: There was not one row but blank lines.
+    """
+    if tally.rows > sum(tally.drops.values()) or job.recipe.limits.allow_empty:
+        return
+    paths = [file.path for file in job.files]
+    take_back(job.folder, job.files, paths, job.recipe.input, changed=True)
+    where = f"{paths[0]} has" if len(paths) == 1 else f"the {len(paths):,} files of the input, {paths[0]} first, have"
+    raise InputError(
+        f"{where} no rows, so there is nothing to score. Correct input.path, or wait until there are rows, and run the "
+        "same command again; an empty score table is made with limits.allow_empty=true"
+    )
 
 
 def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: Reporter, clock: ScoringClock) -> None:
@@ -219,6 +280,10 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
         else:
             # A pass that comes to its end has done all there was to do; another would find the same.
             break
+
+
+def _nothing_to_do(folder: RunFolder) -> str:
+    return f"{folder.path} holds this run, finished; nothing to do (--fresh starts over)"
 
 
 def _now() -> str:

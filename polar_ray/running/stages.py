@@ -38,6 +38,7 @@ class Read:
     input: Input
     committed: frozenset[str]
     attempts: Any = None
+    unopened_allowed: bool = False
 
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split."""
@@ -47,7 +48,7 @@ class Read:
     def _splits(self, source: Source) -> Blocks:
         with stage("reading", source.file.path), overheard(self.attempts):
             started = time.perf_counter()
-            for raw in read_source(source, self.input, self.committed):
+            for raw in read_source(source, self.input, self.committed, unopened_allowed=self.unopened_allowed):
                 yield pack(raw).timed("read", time.perf_counter() - started).to_block()
                 started = time.perf_counter()
 

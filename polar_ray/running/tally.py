@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from polar_ray.data.dead_letters import UNOPENED
 from polar_ray.data.status import Status
-from polar_ray.errors import ScoringError, TooManyDeadLetters
+from polar_ray.errors import ScoringError, TooManyDeadLetters, UnopenedFile
 from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import Commit, Removal
 from polar_ray.scorers.verification import Verification
@@ -31,6 +32,7 @@ class Tally:
         self.waited: Counter[str] = Counter()
         self.verified: dict[str, Verification] = {}
         self.errors: dict[str, str] = {}
+        self.unopened: set[str] = set()
         for commit in commits:
             self.add(commit)
 
@@ -43,6 +45,8 @@ class Tally:
         self.candidates += commit.candidates
         self.part_bytes += commit.part_bytes
         self.dead_letters.update(commit.dead_letters)
+        if UNOPENED in commit.dead_letters:
+            self.unopened.add(commit.file)
         self.drops.update(commit.drops)
         for name, counts in commit.statuses.items():
             self.statuses.setdefault(name, Counter()).update(counts)
@@ -79,9 +83,16 @@ class Tally:
         """Stops a run that cannot come to anything.
 
         Raises:
+            UnopenedFile: More files could not be opened than ``limits.max_unopened_files``.
             TooManyDeadLetters: More dead letters than ``limits.max_dead_letters``.
             ScoringError: Not one of the first candidates has a reward, or more have errors than ``limits.max_errors``.
         """
+        if len(self.unopened) > limits.max_unopened_files:
+            raise UnopenedFile(
+                f"{len(self.unopened)} files of the input cannot be opened, {min(self.unopened)} among them, more than "
+                f"limits.max_unopened_files={limits.max_unopened_files} allows; put them back or let this user read "
+                "them, and run the same command again"
+            )
         share = limits.max_dead_letters < 1
         allowed = limits.max_dead_letters * self.rows if share else limits.max_dead_letters
         if self.dead_letter_count > allowed and (final or not share or self.rows >= ENOUGH):

@@ -152,17 +152,6 @@ def test_a_file_that_is_not_compressed_as_its_name_says_is_one_dead_letter(
     assert read_input(Input(path=str(tmp_path))).reasons == [(0, "unreadable")]
 
 
-def test_a_file_that_vanished_is_one_dead_letter(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"1\n")
-    config = Input(path=str(path))
-    (source,) = plan_sources(list_input(config), config)
-    path.unlink()
-    (split,) = read_source(source, config)
-    assert split.rows == 0
-    assert "cannot be opened" in str(split.error)
-
-
 class FailingStream(io.BytesIO):
     """A connection that breaks after 1000 bytes."""
 

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 from conftest import rows, write_jsonl, write_parquet
-from runs import Listening, files_below, part_files, recipe
+from runs import TINY_POLAR, Listening, files_below, part_files, recipe
 
 from polar_ray.errors import NotARun, OutputError, RecipeChanged
+from polar_ray.models.checkpoint import scored_files
+from polar_ray.models.hashes import sha256_of
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.run import run
 
@@ -170,3 +172,26 @@ def test_a_run_does_not_go_where_a_retry_of_another_would(inputs: Path, copy: Pa
     with pytest.raises(OutputError, match=f"the place of a retry of the run in {copy}"):
         run(wanted(inputs, copy / "generations" / "2"))
     assert not (copy / "generations").exists()
+
+
+def test_a_finished_run_is_told_without_a_cluster_and_its_model_is_not_read_again(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    wanted = recipe(inputs, tmp_path / "out", scorers={"length": {"kind": "length"}, "polar": TINY_POLAR})
+    scored = run(wanted)
+    # The actors of the shared Ray know another home: what they found is asked for once here.
+    for path in scored_files(Path(TINY_POLAR["model"])):
+        sha256_of(path)
+    listening = Listening()
+    with monkeypatch.context() as patched:
+        for target in ("polar_ray.running.run.connected", "polar_ray.models.hashes._hash"):
+            patched.setattr(target, not_needed)
+        assert run(wanted, reporter=listening) == scored
+    assert listening.said == [f"{tmp_path / 'out'} holds this run, finished; nothing to do (--fresh starts over)"]
+    with pytest.raises(RecipeChanged, match=r"setting:dtype was float32 and is bfloat16"):
+        run(Recipe.of(wanted.model_dump(mode="json"), ["scorers.polar.dtype=bfloat16"]))
+
+
+def not_needed(*_: object, **__: object) -> None:
+    raise AssertionError("nothing is to be computed")
