@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from polar_ray.engine.kernels import ACTIVATIONS, Kernels
+from polar_ray.engine.kernels import Kernels
 from polar_ray.engine.linear import row_blocks
-from polar_ray.engine.norm import OnePassNorm
 from polar_ray.engine.row import Row
 
 
@@ -80,15 +79,26 @@ class FusedAttention(torch.nn.Module):
         keys: tuple[torch.Tensor, torch.Tensor] | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
-        """Returns ``[1, tokens, hidden]``, and no weights.
+        """Returns ``[1, tokens, hidden]``, and no weights. The arguments are those of ``attended``, the first as
+        ``[1, tokens, hidden]``.
+        """
+        return self.native.o_proj(self.attended(hidden_states[0], position_embeddings, row, keys))[None], None
+
+    def attended(
+        self,
+        x: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        row: Row,
+        keys: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Returns ``[tokens, heads * dim]``, before the projection back.
 
         Args:
-            hidden_states: ``[1, tokens, hidden]``: all tokens, or the read-outs where there are ``keys``.
+            x: ``[tokens, hidden]``: all tokens, or the read-outs where there are ``keys``.
             position_embeddings: Cosines and sines, ``[1, tokens, dim]``.
             row: The row that they belong to.
-            keys: All keys and values, where ``hidden_states`` are the read-outs alone.
+            keys: All keys and values, where ``x`` are the read-outs alone.
         """
-        x = hidden_states[0]
         query = self._rotated(self.native.q_proj, self.query_norm, x, position_embeddings)
         key, value = keys or row.all_keys(self.layer, *self.keys(x, position_embeddings))
         out = row.attend(
@@ -101,7 +111,7 @@ class FusedAttention(torch.nn.Module):
             window=self.kind.window(self.native),
             reads_only=keys is not None,
         )
-        return self.native.o_proj(out.flatten(1))[None], None
+        return out.flatten(1)
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(len(x), -1, self.head_dim)
@@ -127,7 +137,7 @@ class FusedAttention(torch.nn.Module):
             heads = norm(self._heads(projection(part)))
             if out is None:
                 out = heads if len(sizes) == 1 else heads.new_empty(len(x), *heads.shape[1:])
-            self.kernels.rotate(heads, part_cos, part_sin, out[start : start + len(part)])
+            self.kernels.rotate(heads, part_cos.float(), part_sin.float(), out[start : start + len(part)])
             start += len(part)
         assert out is not None
         return out
@@ -167,6 +177,10 @@ class FusedNorm(torch.nn.Module):
         """Returns the norm of ``[..., dim]``."""
         return self.kernels.rms_norm(x.contiguous(), self.native.weight, self.eps, plus_one=self.plus_one)
 
+    def of_sum(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        """Adds a branch to a float32 ``x`` in place and returns the norm of the sum."""
+        return self.kernels.add_and_norm(x, branch, self.native.weight, self.eps, plus_one=self.plus_one)
+
 
 class LastLayer(torch.nn.Module):
     """A model's last layer, which gives the read-outs alone: of the other tokens it needs keys and values only."""
@@ -194,49 +208,3 @@ class LastLayer(torch.nn.Module):
             hidden_states[:, reads], position_embeddings=(cos[:, reads], sin[:, reads]), row=row, keys=keys
         )
         return out
-
-
-@dataclass(frozen=True)
-class Swap:
-    """One part that takes the place of a native module while a packed row goes through a model."""
-
-    parent: torch.nn.Module
-    name: str
-    native: torch.nn.Module
-    fused: torch.nn.Module
-
-
-def find_swaps(backbone: Any, kernels: Kernels | None) -> list[Swap]:
-    """Returns the parts that can be replaced, in order; none for a model that is not of ``DECODER_LAYERS``.
-
-    Args:
-        backbone: A base model of transformers.
-        kernels: None leaves the parts that are only faster with them.
-    """
-    layers = list(backbone.layers.named_children())
-    kind = DECODER_LAYERS[type(layers[0][1]).__name__]
-    config = backbone.config
-    # The two names under which configs have it.
-    activation = config.to_dict().get("hidden_activation") or config.hidden_act
-    swaps: list[Swap] = []
-    for _, layer in layers:
-        attention = FusedAttention(layer.self_attn, kind, config.rms_norm_eps, kernels)
-        swaps.append(Swap(layer, "self_attn", layer.self_attn, attention))
-        if kernels is None:
-            if not kind.plus_one and layer.input_layernorm.weight.is_cuda:
-                swaps += [
-                    Swap(layer, name, norm, OnePassNorm(norm, config.rms_norm_eps)) for name, norm in _norms(layer)
-                ]
-            continue
-        if activation in ACTIVATIONS:
-            swaps.append(Swap(layer, "mlp", layer.mlp, FusedMLP(layer.mlp, activation, kernels)))
-        swaps += [
-            Swap(layer, name, norm, FusedNorm(norm, config.rms_norm_eps, kind.plus_one, kernels))
-            for name, norm in _norms(layer)
-        ]
-    name, last = layers[-1]
-    return [*swaps, Swap(backbone.layers, name, last, LastLayer(last, attention))]
-
-
-def _norms(layer: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    return [(name, child) for name, child in layer.named_children() if type(child).__name__.endswith("RMSNorm")]

@@ -65,10 +65,6 @@ INLINE float load_one(int bf16, const void *p, long i) {
 INLINE void store_one(int bf16, void *p, long i, float x) {
     if (bf16) ((uint16_t *)p)[i] = narrow_one(x); else ((float *)p)[i] = x;
 }
-INLINE f16v rounded(int bf16, f16v v) {
-    return bf16 ? (f16v)(__builtin_convertvector(narrow(v), u16v) << 16) : v;
-}
-INLINE float rounded_one(int bf16, float x) { return bf16 ? one_h(narrow_one(x)) : x; }
 
 /* The largest number; what it gives for NaN does not matter, since the sum of exponentials is NaN then. */
 INLINE f16v larger(f16v a, f16v b) {
@@ -165,31 +161,53 @@ int polar_level(void) {
 
 /* ------------------------------------------------------------------------------------------- element-wise work */
 
-/* out = weight * x / rms(x). `plus_one`: Gemma's norm, which multiplies by 1 + weight before rounding; the others round
- * before they multiply. */
-void polar_rms_norm(int bf16, const void *x, const void *weight, void *out, long rows, long dim, float eps,
-                    int plus_one, int threads) {
+/* One row of polar_norm, with what it reads and writes known to the compiler. x_bf16: `x`; bf16: `branch`, `weight`, `out`. */
+INLINE void norm_row(const int x_bf16, const int bf16, void *x, const void *branch, const void *weight, void *out,
+                     long base, long dim, float eps, int plus_one) {
+    long i = 0;
+    f16v squares = {0};
+    float total = 0;
+    for (; i + 16 <= dim; i += 16) {
+        f16v v = load(x_bf16, x, base + i);
+        if (branch) { v += load(bf16, branch, base + i); store(x_bf16, x, base + i, v); }
+        squares += v * v;
+    }
+    total = sum_of(squares);
+    for (; i < dim; i++) {
+        float v = load_one(x_bf16, x, base + i);
+        if (branch) { v += load_one(bf16, branch, base + i); store_one(x_bf16, x, base + i, v); }
+        total += v * v;
+    }
+    if (!out) return;
+    float scale = 1.0f / sqrtf(total / dim + eps);
+    for (i = 0; i + 16 <= dim; i += 16) {
+        f16v v = load(x_bf16, x, base + i) * scale, w = load(bf16, weight, i);
+        store(bf16, out, base + i, v * (plus_one ? 1.0f + w : w));
+    }
+    for (; i < dim; i++) {
+        float v = load_one(x_bf16, x, base + i) * scale, w = load_one(bf16, weight, i);
+        store_one(bf16, out, base + i, v * (plus_one ? 1.0f + w : w));
+    }
+}
+
+/* x += branch, where there is one; then out = weight * x / rms(x), where there is an out. `plus_one`: Gemma's norm, which
+ * multiplies by 1 + weight. What is summed and normed is not rounded in between. */
+void polar_norm(int x_bf16, int bf16, void *x, const void *branch, const void *weight, void *out, long rows, long dim,
+                float eps, int plus_one, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long row = 0; row < rows; row++) {
-        long base = row * dim, i = 0;
-        f16v squares = {0};
-        for (; i + 16 <= dim; i += 16) { f16v v = load(bf16, x, base + i); squares += v * v; }
-        float total = sum_of(squares);
-        for (; i < dim; i++) { float v = load_one(bf16, x, base + i); total += v * v; }
-        float scale = 1.0f / sqrtf(total / dim + eps);
-        for (i = 0; i + 16 <= dim; i += 16) {
-            f16v v = load(bf16, x, base + i) * scale, w = load(bf16, weight, i);
-            store(bf16, out, base + i, plus_one ? v * (1.0f + w) : rounded(bf16, v) * w);
-        }
-        for (; i < dim; i++) {
-            float v = load_one(bf16, x, base + i) * scale, w = load_one(bf16, weight, i);
-            store_one(bf16, out, base + i, plus_one ? v * (1.0f + w) : rounded_one(bf16, v) * w);
-        }
+        long base = row * dim;
+        if (!bf16)
+            norm_row(0, 0, x, branch, weight, out, base, dim, eps, plus_one);
+        else if (x_bf16)
+            norm_row(1, 1, x, branch, weight, out, base, dim, eps, plus_one);
+        else
+            norm_row(0, 1, x, branch, weight, out, base, dim, eps, plus_one);
     }
 }
 
 /* Rotates each head's two halves by its position: out = x * cos + (-second, first) * sin. */
-void polar_rotate(int bf16, const void *x, long x_stride, const void *cos, const void *sin, void *out,
+void polar_rotate(int bf16, const void *x, long x_stride, const float *cos, const float *sin, void *out,
                   long out_stride, long rows, int heads, int dim, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long row = 0; row < rows; row++)
@@ -198,15 +216,15 @@ void polar_rotate(int bf16, const void *x, long x_stride, const void *cos, const
             int half = dim / 2, i = 0;
             for (; i + 16 <= half; i += 16) {
                 f16v a = load(bf16, x, from + i), b = load(bf16, x, from + half + i);
-                f16v low = a * load(bf16, cos, at + i) - b * load(bf16, sin, at + i);
-                f16v high = b * load(bf16, cos, at + half + i) + a * load(bf16, sin, at + half + i);
+                f16v low = a * load_f(cos + at + i) - b * load_f(sin + at + i);
+                f16v high = b * load_f(cos + at + half + i) + a * load_f(sin + at + half + i);
                 store(bf16, out, to + i, low);
                 store(bf16, out, to + half + i, high);
             }
             for (; i < half; i++) {
                 float a = load_one(bf16, x, from + i), b = load_one(bf16, x, from + half + i);
-                float low = a * load_one(bf16, cos, at + i) - b * load_one(bf16, sin, at + i);
-                float high = b * load_one(bf16, cos, at + half + i) + a * load_one(bf16, sin, at + half + i);
+                float low = a * cos[at + i] - b * sin[at + i];
+                float high = b * cos[at + half + i] + a * sin[at + half + i];
                 store_one(bf16, out, to + i, low);
                 store_one(bf16, out, to + half + i, high);
             }

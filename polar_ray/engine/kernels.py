@@ -67,36 +67,64 @@ class Kernels:
         self._workspace = torch.empty(0, dtype=torch.uint8)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False) -> torch.Tensor:
-        """Returns the root mean square norm over the last dimension of a contiguous tensor.
+        """Returns the root mean square norm over the last dimension of a contiguous tensor, rounded once.
 
         Args:
-            x: ``[..., dim]``.
+            x: ``[..., dim]``, of the weight's dtype or float32.
             weight: ``[dim]``.
             eps: Added to the mean square.
-            plus_one: Multiply by ``1 + weight`` in float32, as Gemma does.
+            plus_one: Multiply by ``1 + weight``, as Gemma does.
+
+        Returns:
+            ``[..., dim]``, of the weight's dtype.
         """
-        out = torch.empty_like(x)
+        out = torch.empty(x.shape, dtype=weight.dtype)
+        self._norm(x, None, weight, out, eps, plus_one)
+        return out
+
+    def add(self, x: torch.Tensor, branch: torch.Tensor) -> None:
+        """Adds a branch ``[..., dim]``, float32 or bfloat16, to a float32 ``x`` in place; both contiguous."""
+        self._norm(x, branch, branch, None, 0.0, False)
+
+    def add_and_norm(
+        self, x: torch.Tensor, branch: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False
+    ) -> torch.Tensor:
+        """Adds a branch of the weight's dtype to a float32 ``x`` in place, and returns the norm of the sum."""
+        out = torch.empty_like(branch)
+        self._norm(x, branch, weight, out, eps, plus_one)
+        return out
+
+    def _norm(
+        self,
+        x: torch.Tensor,
+        branch: torch.Tensor | None,
+        weight: torch.Tensor,
+        out: torch.Tensor | None,
+        eps: float,
+        plus_one: bool,
+    ) -> None:
         dim = x.shape[-1]
-        self._library.polar_rms_norm(
+        self._library.polar_norm(
             _kind(x),
+            _kind(weight),
             _pointer(x),
+            None if branch is None else _pointer(branch),
             _pointer(weight),
-            _pointer(out),
+            None if out is None else _pointer(out),
             ctypes.c_long(x.numel() // dim),
             ctypes.c_long(dim),
             ctypes.c_float(eps),
             int(plus_one),
             torch.get_num_threads(),
         )
-        return out
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> None:
         """Writes ``x`` with rotary positions to ``out``.
 
         Args:
             x: ``[tokens, heads, dim]``, the last two contiguous.
-            cos: ``[tokens, dim]``, contiguous.
-            sin: ``[tokens, dim]``, contiguous.
+            cos: float32 ``[tokens, dim]``, contiguous.
+            sin: float32 ``[tokens, dim]``, contiguous.
             out: ``[tokens, heads, dim]``, the last two contiguous.
         """
         tokens, heads, dim = x.shape

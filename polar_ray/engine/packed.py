@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from polar_ray.engine.fused import DECODER_LAYERS, Swap, find_swaps
+from polar_ray.engine.fused import DECODER_LAYERS
 from polar_ray.engine.kernels import Kernels
 from polar_ray.engine.row import Row
+from polar_ray.engine.swaps import Swap, find_swaps
 from polar_ray.engine.transfer import to_device
 
 ATTENTION = "polar_ray_packed"

@@ -45,12 +45,29 @@ def test_rms_norm(kernels: Kernels, dtype: torch.dtype, dim: int, plus_one: bool
     assert_close(kernels.rms_norm(x, weight, 1e-5, plus_one=plus_one), normed * (weight.double() + plus_one))
 
 
+@pytest.mark.parametrize("dim", [64, 768, 50])
+@pytest.mark.parametrize("plus_one", [False, True])
+def test_a_branch_is_added_and_normed_with_one_rounding(kernels: Kernels, dim: int, plus_one: bool) -> None:
+    x, weight = some(9, dim, dtype=torch.float32, scale=3), some(dim, dtype=torch.bfloat16)
+    branch = some(9, dim, dtype=torch.bfloat16, scale=0.1)
+    total = x.clone()
+    found = kernels.add_and_norm(total, branch, weight, 1e-5, plus_one=plus_one)
+    assert torch.equal(total, x + branch.float())
+    exact = total.double() / (total.double().pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * (weight.double() + plus_one)
+    # Half of the last of bfloat16's eight bits (twice that if it were rounded twice), and float32's own rounding.
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8 + 1e-6, atol=1e-6)
+    assert torch.equal(found, kernels.rms_norm(total, weight, 1e-5, plus_one=plus_one))
+    again = x.clone()
+    kernels.add(again, branch)
+    assert torch.equal(again, total)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [64, 24])
 def test_rotate_turns_halves_and_may_write_in_place(kernels: Kernels, dtype: torch.dtype, dim: int) -> None:
     x, angles = some(11, 3, dim, dtype=dtype), torch.arange(11.0)[:, None] * torch.rand(dim // 2)
     angles = torch.cat([angles, angles], -1)
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
     first, second = x.double()[..., : dim // 2], x.double()[..., dim // 2 :]
     expected = x.double() * cos.double()[:, None] + torch.cat([-second, first], -1) * sin.double()[:, None]
     apart = torch.empty_like(x)

@@ -1,0 +1,69 @@
+"""A model in bfloat16 with its residual stream in float32: what sums up is not rounded at each addition."""
+
+from typing import Any
+
+import torch
+
+from polar_ray.engine.fused import FusedAttention, FusedNorm
+from polar_ray.engine.kernels import Kernels
+from polar_ray.engine.linear import row_blocks
+from polar_ray.engine.row import Row
+
+
+class WideEmbedding(torch.nn.Module):
+    """Gives embeddings in float32, in which the residual stream then stays."""
+
+    def __init__(self, native: torch.nn.Module) -> None:
+        super().__init__()
+        self.native = native
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Returns float32 ``[..., hidden]``."""
+        out: torch.Tensor = self.native(ids).float()
+        return out
+
+
+class WideLayer(torch.nn.Module):
+    """A decoder layer in bfloat16 whose residual stream is float32.
+
+    Rounding the stream after each branch moves a reward more than all other roundings of a forward together. What is
+    between the attention and the next layer goes through in blocks of rows, which stay in cache.
+    """
+
+    def __init__(
+        self,
+        native: Any,
+        attention: FusedAttention,
+        norms: dict[str, FusedNorm],
+        mlp: torch.nn.Module,
+        kernels: Kernels,
+    ) -> None:
+        super().__init__()
+        self.native = native
+        self.attention = attention
+        self.input_layernorm = norms["input_layernorm"]
+        # Gemma 2 also norms what the branches give.
+        sandwich = "pre_feedforward_layernorm" in norms
+        self.middle = norms["pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"]
+        self.after_attention = norms["post_attention_layernorm"] if sandwich else torch.nn.Identity()
+        self.after_mlp = norms["post_feedforward_layernorm"] if sandwich else torch.nn.Identity()
+        self.mlp = mlp
+        self.kernels = kernels
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        row: Row,
+        keys: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Returns float32 ``[1, tokens, hidden]``, in the memory of ``hidden_states``; see ``FusedAttention``."""
+        x = hidden_states[0].contiguous()
+        attended = self.attention.attended(self.input_layernorm(x), position_embeddings, row, keys)
+        sizes = row_blocks(len(x))
+        for part, block in zip(torch.split(x, sizes), torch.split(attended, sizes), strict=True):
+            branch = self.after_attention(self.attention.native.o_proj(block))
+            branch = self.mlp(self.middle.of_sum(part, branch)[None])[0]
+            self.kernels.add(part, self.after_mlp(branch))
+        return x[None]
