@@ -4,30 +4,24 @@ Nothing depends on them but speed: without a C compiler the engine does the same
 """
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from polar_ray.engine.compiled import load_compiled
 from polar_ray.engine.layout import Pieces, Spans
 
 logger = logging.getLogger(__name__)
 
-# No -ffast-math: NaN must stay NaN.
-_FLAGS = [
-    *("-O3", "-march=native", "-std=gnu11", "-fopenmp", "-fPIC", "-shared"),
-    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
-]
 _SOURCE = Path(__file__).with_name("kernels.c")
+_FUNCTIONS = ("polar_level", "polar_norm", "polar_rotate", "polar_gate", "polar_attention", "polar_attention_workspace")
 _MOST_DIMENSIONS = 256
 _MOST_SHARING = 48
 
@@ -42,9 +36,9 @@ class Kernels:
     Calls of ``attention`` share a workspace, so they must not overlap.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Loads the library that ``compile_kernels`` made."""
-        self._library = ctypes.CDLL(str(path))
+    def __init__(self, library: ctypes.CDLL) -> None:
+        """Takes the library that ``load_compiled`` made of ``kernels.c``."""
+        self._library = library
         self._library.polar_attention_workspace.restype = ctypes.c_long
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._level = int(self._library.polar_level())
@@ -228,19 +222,17 @@ def load_kernels() -> Kernels | None:
 
 
 @cache
-def _library() -> Path | None:
+def _library() -> ctypes.CDLL | None:
     if os.environ.get("POLAR_RAY_KERNELS", "on") == "off":
         return None
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = os.environ.get("CC", "").strip() or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or not sys.platform.startswith("linux"):
         logger.info("No C compiler was found, so the engine runs on torch's own operations, which is slower.")
         return None
     try:
-        library = compile_kernels(shlex.split(compiler))
-        # Whether it can be loaded.
-        Kernels(library)
-        return library
-    except (OSError, subprocess.SubprocessError) as error:
+        return load_compiled(_SOURCE, shlex.split(compiler), _FUNCTIONS)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        # A ValueError is of a command that cannot be split.
         told = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
         logger.warning(
             "The engine's kernels cannot be compiled with %s (%s). It runs on torch's own operations, which is slower; "
@@ -249,42 +241,3 @@ def _library() -> Path | None:
             str(told).strip()[-500:],
         )
         return None
-
-
-def compile_kernels(compiler: list[str]) -> Path:
-    """Compiles the kernels unless that was done before, and returns the library's path.
-
-    Raises:
-        OSError: The compiler cannot be run, or there is nowhere to write.
-        CalledProcessError: The compiler failed.
-    """
-    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=60).stdout
-    made_of = [_SOURCE.read_bytes(), " ".join([*compiler, *_FLAGS]).encode(), version, _processor()]
-    name = f"kernels-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polar_ray"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        usable = os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
-    if not usable:
-        folder = Path(tempfile.mkdtemp(prefix="polar_ray-"))
-    library = folder / name
-    if not library.exists():
-        # Several actors of one machine may be at it at once: each compiles for itself, and the last one stays.
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            made = Path(place) / name
-            command = [*compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-            made.replace(library)
-    return library
-
-
-def _processor() -> bytes:
-    """What ``-march=native`` depends on, so that machines which share a home folder do not share a library."""
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        lines = []
-    names = (b"flags", b"Features", b"model name")
-    return platform.machine().encode() + b"".join(sorted({line for line in lines if line.startswith(names)}))
