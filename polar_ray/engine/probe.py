@@ -12,10 +12,11 @@ from polar_ray.models.dtype import DType
 
 Reader = Callable[[Sequence[np.ndarray]], torch.Tensor]
 
-TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.03}
+TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.03}
 """Largest distance of hidden states relative to their length.
 
-Rounding stays well below; a token that sees what it should not, or a wrong position, is at about 1.
+Rounding stays below (in bfloat16 it is the plain forward's for the most part); a token that sees what it should not, or
+a wrong position, is at about 1.
 """
 
 NARROW = 8

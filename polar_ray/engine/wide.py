@@ -26,8 +26,8 @@ class WideEmbedding(torch.nn.Module):
 class WideLayer(torch.nn.Module):
     """A decoder layer in bfloat16 whose residual stream is float32.
 
-    Rounding the stream after each branch moves a reward more than all other roundings of a forward together. What is
-    between the attention and the next layer goes through in blocks of rows, which stay in cache.
+    Rounding the stream after each branch moves a reward more than all other roundings of a forward together. What
+    follows the attention goes through in blocks of rows, which stay in cache.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class WideLayer(torch.nn.Module):
         """Returns float32 ``[1, tokens, hidden]``, in the memory of ``hidden_states``; see ``FusedAttention``."""
         x = hidden_states[0].contiguous()
         attended = self.attention.attended(self.input_layernorm(x), position_embeddings, row, keys)
+        branch = self.after_attention(self.attention.native.o_proj(attended))
         sizes = row_blocks(len(x))
-        for part, block in zip(torch.split(x, sizes), torch.split(attended, sizes), strict=True):
-            branch = self.after_attention(self.attention.native.o_proj(block))
-            branch = self.mlp(self.middle.of_sum(part, branch)[None])[0]
-            self.kernels.add(part, self.after_mlp(branch))
+        for part, added in zip(torch.split(x, sizes), torch.split(branch, sizes), strict=True):
+            mlp = self.mlp(self.middle.of_sum(part, added)[None])[0]
+            self.kernels.add(part, self.after_mlp(mlp))
         return x[None]
