@@ -14,8 +14,11 @@ from ray.autoscaler.sdk import request_resources
 from polar_ray.errors import ClusterTooSmall, ClusterUnreachable
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
+from polar_ray.running.embedded import clean_up, own_folder
 from polar_ray.running.ray_private import node_types
 from polar_ray.running.termination import exit_on_sigterm
+
+logger = logging.getLogger(__name__)
 
 READ_CPUS, ENCODE_CPUS, WRITE_CPUS = 0.4, 0.9, 0.4
 """CPUs that one task of each stage asks for.
@@ -51,15 +54,16 @@ def connected(compute: Compute) -> Iterator[None]:
     # Ray Data's actor pools make Ray's core log an error about constructor arguments that is none. At this level it
     # keeps quiet.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if address:
-        _connect(address)
-    else:
-        _start_embedded()
-    try:
+    with contextlib.ExitStack() as stack:
+        if address:
+            _connect(address)
+        else:
+            for left in clean_up():
+                logger.warning("ended %d processes that a killed run had left in %s", len(left.processes), left.folder)
+            _start_embedded(stack.enter_context(own_folder()))
+        stack.callback(ray.shutdown)
         with exit_on_sigterm():
             yield
-    finally:
-        ray.shutdown()
 
 
 def _connect(address: str) -> None:
@@ -101,8 +105,8 @@ def _stderr_turned_away() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _start_embedded() -> None:
-    """Starts Ray inside this process, quietly."""
+def _start_embedded(folder: str) -> None:
+    """Starts Ray inside this process, quietly, with its files in a folder."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _stderr_turned_away():
         # One logical CPU more than there are cores: reading and writing wait for storage most of the time, and
@@ -114,6 +118,8 @@ def _start_embedded() -> None:
             # What a worker raises reaches the driver as an exception; it need not be logged as well.
             logging_level="CRITICAL",
             log_to_driver=False,
+            # Ray opens its own folder to everybody, so that lies in one that nobody else may enter.
+            _temp_dir=os.path.join(folder, "r"),
         )
 
 
