@@ -41,18 +41,14 @@ def listed_shards(recipe: CurateRecipe, out: Storage, now: float) -> dict[str, d
     """
     paths = [recipe.input.path] if isinstance(recipe.input.path, str) else recipe.input.path
     found: dict[str, InputFile] = {}
+    own = out.join("")
     for path in paths:
         one = recipe.input.model_copy(update={"path": path})
         try:
-            found |= {file.path: file for file in list_input(one, out.wait_s)}
+            found |= {file.path: file for file in list_input(one, out.wait_s, without=[own])}
         except NoFiles:
             continue
-    own = out.join("")
-    return {
-        path: describe(file)
-        for path, file in sorted(found.items())
-        if not path.startswith(own) and now - (file.mtime or 0) >= recipe.min_age_s
-    }
+    return {path: describe(file) for path, file in sorted(found.items()) if now - (file.mtime or 0) >= recipe.min_age_s}
 
 
 def new_shards(listed: Mapping[str, dict[str, Any]], state: State) -> dict[str, dict[str, Any]]:

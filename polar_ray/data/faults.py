@@ -36,9 +36,14 @@ _AWAY_NUMBERS = frozenset(
 _FOR_GOOD = re.compile(
     # No access: the stores' names for it, and what comes of looking for credentials where there are none.
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|UNRECOGNIZED_CLIENT)"
-    r"|HTTP status 40[0134]|PERMISSION_DENIED|UNAUTHENTICATED|metadata\.google\.internal|[Cc]redentials"
+    r"|HTTP status 40[0134]|PERMISSION_DENIED|UNAUTHENTICATED|[Cc]redentials"
+    r"|OAuth2 access token.*([Cc]ould not resolve|[Cc]ouldn't resolve|[Cc]ould not connect)"
     # A certificate that is not trusted, an address that is none.
     r"|curlCode: (3|35|51|58|60|77)\b|CERTIFICATE_VERIFY_FAILED",
+)
+_NO_GCS_LOGIN = (
+    "there are no credentials for Google Cloud (log in with gcloud auth application-default login, set "
+    "GOOGLE_APPLICATION_CREDENTIALS, or set storage_options.anon=true for public data)"
 )
 _AWAY = re.compile(
     r"AWS Error (NETWORK_CONNECTION|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT)"
@@ -112,6 +117,8 @@ def words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if "OAuth2 access token" in text:
+        return _NO_GCS_LOGIN
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 

@@ -5,6 +5,7 @@ whatever else is installed), wrapped so that both look the same.
 """
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -19,6 +20,7 @@ _S3_OPTIONS = {"endpoint_url", "key", "secret", "token", "region", "anon"}
 _GCS_OPTIONS = {"endpoint_url", "anon", "project"}
 _AZURE_OPTIONS = {"endpoint_url", "account_name", "account_key", "sas_token", "anon"}
 
+_GCS_RETRY_S = 3
 ATTEMPTS = 2
 """Times that a client library tries by itself, so that its waiting and ours do not multiply."""
 
@@ -95,6 +97,7 @@ def _gcs(options: dict[str, Any]) -> pafs.FileSystem:
         endpoint_override=host,
         scheme=scheme,
         project_id=options.get("project"),
+        retry_time_limit=timedelta(seconds=_GCS_RETRY_S),
     )
 
 

@@ -1,9 +1,11 @@
 """Listing: from the paths of a recipe to the files that hold its input."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from polar_ray.data.glob import fixed_folder, is_glob
+from polar_ray.data.glob import escaped, fixed_folder, is_glob
 from polar_ray.data.scores import score_parts
 from polar_ray.data.storage import FileInfo, Files, Storage
 from polar_ray.errors import InputError, NoFiles, StorageFault
@@ -15,6 +17,8 @@ Compression = Literal["gzip", "zstd"]
 
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 _FORMATS: dict[str, Format] = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl"}
+
+_NO_DATA = re.compile(r".*\.md|(LICENSE|NOTICE|CITATION)(\.[a-z]+)?|dataset_infos?\.json")
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,19 @@ class InputFile:
     compression: Compression | None
 
 
-def list_input(config: Input, wait_s: float = STORAGE_WAIT_S) -> list[InputFile]:
+def list_input(config: Input, wait_s: float = STORAGE_WAIT_S, *, without: Sequence[str] = ()) -> list[InputFile]:
     """Lists the input's files, sorted by path and each once.
 
     A folder stands for all files below it. Names that start with ``_`` or ``.`` (markers and leftovers of other
-    writers) are passed over in folders and by wildcards; named in full they are read.
+    writers) are passed over in folders and by wildcards, and so is what describes data (``README.md`` and other
+    ``.md`` files, licences, ``dataset_info.json``); named in full they are read.
 
     With ``format: scores`` the files are the parts of the run's score table.
 
     Args:
         config: The recipe's input.
         wait_s: Seconds in which a storage that is away may come back.
+        without: Folders, with a slash at the end, that are no input although they may lie in it.
 
     Raises:
         NotARun: With ``format: scores``, there is no run at the path.
@@ -65,7 +71,7 @@ def list_input(config: Input, wait_s: float = STORAGE_WAIT_S) -> list[InputFile]
     for path in paths:
         for info in _list_path(path, config, wait_s):
             found[info.path] = info
-    return [input_file(found[path], config) for path in sorted(found)]
+    return [input_file(found[path], config) for path in sorted(found) if not path.startswith(tuple(without))]
 
 
 def _list_path(path: str, config: Input, wait_s: float) -> Files:
@@ -73,8 +79,10 @@ def _list_path(path: str, config: Input, wait_s: float) -> Files:
     try:
         if storage.is_file():
             return storage.list()
-        if is_glob(path):
-            what, folder, matches = "files match", fixed_folder(storage.root), storage.glob(path)
+        # What is there as it is written is no pattern.
+        if is_glob(path) and not storage.exists():
+            pattern = _without_literal_brackets(storage)
+            what, folder, matches = "files match", fixed_folder(storage.relative(pattern)), storage.glob(pattern)
         else:
             what, folder, matches = "files are in", storage.root, storage.list()
     except StorageFault:
@@ -89,9 +97,24 @@ def _list_path(path: str, config: Input, wait_s: float) -> Files:
     kept = [info for info in matches if not _is_passed_over(info.path, folder, storage.root.split("/"))]
     if not kept:
         hidden = len(matches) - len(kept)
-        passed = f" ({hidden} were passed over, because their names start with '_' or '.')" if hidden else ""
+        passed = (
+            f" ({hidden} were passed over, because their names start with '_' or '.', or are those of descriptions)"
+            if hidden
+            else ""
+        )
         raise NoFiles(f"No {what} {storage.url}{passed}. Check input.path, and the spelling of its folders.")
     return kept
+
+
+def _without_literal_brackets(storage: Storage) -> str:
+    """Returns a pattern in which folders that are there as they are written, such as ``in [1]``, match themselves."""
+    names = storage.url.split("/")
+    for place, name in enumerate(names):
+        if is_glob(name):
+            if "[" not in name or not storage.exists("/".join(names[: place + 1])):
+                break
+            names[place] = escaped(name)
+    return "/".join(names)
 
 
 def _is_run(files: Files, storage: Storage) -> bool:
@@ -106,6 +129,9 @@ def _is_passed_over(path: str, folder: str, asked: list[str]) -> bool:
     """Whether a name below ``folder`` starts with ``_`` or ``.`` and was not asked for in so many letters."""
     *folders, name = path[path.index(folder) + len(folder) :].split("/")
     if name[0] in "_." and asked[-1][:1] != name[0]:
+        return True
+    # Every folder of the Hugging Face hub has some of these beside its data.
+    if _NO_DATA.fullmatch(name) and asked[-1] != name:
         return True
     return any(part.startswith(("_", ".")) and part not in asked for part in folders)
 

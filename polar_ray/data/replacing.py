@@ -11,7 +11,9 @@ from typing import BinaryIO, cast
 
 from typing_extensions import Buffer
 
+from polar_ray.data.faults import words
 from polar_ray.data.patience import Patience
+from polar_ray.errors import StorageFault
 
 TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + "[0-9a-f]{32}")
@@ -54,7 +56,10 @@ def new_file(path: str, patience: Patience) -> Iterator[BinaryIO]:
 def replace_local(path: str, patience: Patience) -> Iterator[BinaryIO]:
     """Opens a local file for writing; it appears, whole, when the block ends, and not at all if it raises."""
     folder = os.path.dirname(path)
-    patience.call(lambda: os.makedirs(folder, exist_ok=True), writing=True)
+    try:
+        patience.call(lambda: os.makedirs(folder, exist_ok=True), writing=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise StorageFault(f"{path} cannot be written: {folder} cannot be made ({words(error)})") from error
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
     try:
         with new_file(temporary, patience) as stream:

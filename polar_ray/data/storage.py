@@ -19,10 +19,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from polar_ray.data.filesystems import AZURE_SCHEMES, make_filesystem
+from polar_ray.data.folders import files_below, writable
 from polar_ray.data.glob import compile_glob, fixed_folder, is_glob
 from polar_ray.data.patience import Patience
 from polar_ray.data.replacing import is_temporary, new_file, replace_local
 from polar_ray.data.stream import Stream
+from polar_ray.errors import StorageDenied, StorageError, StorageFault
+from polar_ray.recipe.paths import mistake_in
 from polar_ray.recipe.run import STORAGE_WAIT_S
 
 Result = TypeVar("Result")
@@ -87,8 +90,11 @@ class Storage:
             wait_s: Seconds in which it may come back when it is away.
 
         Raises:
-            StorageError: From the first use of it: an unknown option or scheme, or a package is missing.
+            StorageError: There is a slip in the path; or, from the first use of it: an unknown option or scheme, or a
+                package is missing.
         """
+        if (mistake := mistake_in(url)) is not None:
+            raise StorageError(mistake)
         scheme, host, path = _split_url(url)
         if scheme == "":
             path = os.path.abspath(os.path.expanduser(path))
@@ -182,7 +188,21 @@ class Storage:
             spool = os.path.join(folder, "spool")
             with new_file(spool, Patience(folder, self.wait_s)) as stream:
                 yield stream
-            self.patience.ask(path, lambda: self._upload(spool, key), writing=True)
+            try:
+                self.patience.ask(path, lambda: self._upload(spool, key), writing=True)
+            except FileNotFoundError as error:
+                raise StorageFault(f"{path} cannot be written: {error}; is there such a bucket?") from error
+
+    def check_writable(self) -> None:
+        """Makes sure, before there is anything to lose, that a local folder can be written; it need not be there yet.
+
+        Later a folder that has become read-only is waited for; at the start it is a mistake.
+
+        Raises:
+            StorageDenied: It cannot.
+        """
+        if self.is_local and (reason := writable(self.root)) is not None:
+            raise StorageDenied(f"{self.root} cannot be written: {reason}; give another path, or get access to it")
 
     def copy(self, source: str, target: str) -> None:
         """Copies a file inside the storage; the copy appears whole. An object store copies by itself."""
@@ -232,8 +252,8 @@ class Storage:
         key = self._key(pattern)
         if not is_glob(key):
             return self.list(pattern) if self.is_file(pattern) else []
-        regex = compile_glob(key)
-        return [info for info in self.list(self._url_of(fixed_folder(key))) if regex.fullmatch(self._key(info.path))]
+        glob = compile_glob(key)
+        return [info for info in self.list(self._url_of(fixed_folder(key))) if glob.matches(self._key(info.path))]
 
     def delete(self, path: str) -> None:
         """Deletes a file; one that is not there is no error."""
@@ -299,6 +319,8 @@ class Storage:
         return filesystem.handler.fs if isinstance(filesystem, pafs.PyFileSystem) else None
 
     def _list(self, key: str) -> "Files":
+        if self.is_local:
+            return [FileInfo(path, found.st_size, mtime=_mtime(found.st_mtime_ns)) for path, found in files_below(key)]
         if self._fsspec is not None:
             return self._list_fsspec(key)
         info = self.filesystem.get_file_info(key) if key else None
@@ -307,10 +329,7 @@ class Storage:
         else:
             selector = pafs.FileSelector(key, recursive=True, allow_not_found=True)
             infos = [info for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
-        return [
-            FileInfo(self._url_of(info.path), info.size, mtime=info.mtime_ns / 1e9 if info.mtime_ns else None)
-            for info in infos
-        ]
+        return [FileInfo(self._url_of(info.path), info.size, mtime=_mtime(info.mtime_ns)) for info in infos]
 
     def _list_fsspec(self, key: str) -> "Files":
         # Filesystems of fsspec remember listings: what was written since would not be seen.
@@ -340,6 +359,10 @@ class Storage:
         # pyarrow completes an upload when the stream is garbage-collected.
         stream.write(content)
         stream.close()
+
+
+def _mtime(nanoseconds: int | None) -> float | None:
+    return nanoseconds / 1e9 if nanoseconds else None
 
 
 def _split_url(url: str) -> tuple[str, str | None, str]:

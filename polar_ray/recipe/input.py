@@ -2,9 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from polar_ray.recipe.base import Part, check_scorer_name
+from polar_ray.recipe.paths import checked
 
 
 class Columns(Part):
@@ -62,6 +63,11 @@ class Input(Part):
     split_rows: int = Field(default=256, ge=1)
     split_bytes: int = Field(default=16 * 2**20, ge=1)
     storage_options: dict[str, Any] = {}
+
+    @field_validator("path")
+    @classmethod
+    def _no_slips(cls, path: str | list[str]) -> str | list[str]:
+        return checked(path) if isinstance(path, str) else [checked(each) for each in path]
 
     @model_validator(mode="after")
     def _score_table(self) -> "Input":

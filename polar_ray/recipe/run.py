@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from polar_ray.recipe.base import Part
+from polar_ray.recipe.paths import Path
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Is set in the entry point of a job that ``ray job submit`` started."""
@@ -17,7 +18,7 @@ STORAGE_WAIT_S = 300.0
 class Output(Part):
     """The output folder; ``storage_options`` as for the input."""
 
-    path: str
+    path: Path
     storage_options: dict[str, Any] = {}
 
     @model_validator(mode="after")

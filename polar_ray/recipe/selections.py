@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from polar_ray.recipe.base import Part, check_scorer_name
 from polar_ray.recipe.combine import Combine
+from polar_ray.recipe.paths import Path
 
 
 class JoinedTable(Part):
@@ -15,7 +16,7 @@ class JoinedTable(Part):
         scorers: Those that are taken; None takes all.
     """
 
-    path: str
+    path: Path
     storage_options: dict[str, Any] = {}
     scorers: list[str] | None = None
 
@@ -31,7 +32,7 @@ class ScoreTable(Part):
             dataset, ``drop`` leaves it out and says so in the ledger.
     """
 
-    path: str
+    path: Path
     storage_options: dict[str, Any] = {}
     scorer_name: str | None = None
     join: dict[str, JoinedTable] = {}

@@ -24,11 +24,7 @@ def input_files(recipe: Recipe, folder: RunFolder) -> list[InputFile]:
         InputError: A path matches nothing, a file's format is not known, or there is nothing outside the run's folder.
         StorageError: A storage cannot be used.
     """
-    files = [
-        file
-        for file in list_input(recipe.input, recipe.limits.storage_wait_s)
-        if not file.path.startswith(folder.join(""))
-    ]
+    files = list_input(recipe.input, recipe.limits.storage_wait_s, without=[folder.join("")])
     if not files:
         raise InputError(f"All files of the input lie in output.path, {folder.path}; give another output.path.")
     return files

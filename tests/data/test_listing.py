@@ -5,7 +5,7 @@ import pytest
 from polar_ray.data.glob import compile_glob
 from polar_ray.data.listing import list_input
 from polar_ray.data.storage import Storage
-from polar_ray.errors import InputError
+from polar_ray.errors import InputError, StorageError
 from polar_ray.recipe.input import Input
 
 
@@ -71,10 +71,10 @@ def test_what_is_named_in_full_is_read_whatever_its_name(tmp_path: Path) -> None
 
 
 def test_a_wildcard_does_not_cross_folders() -> None:
-    assert compile_glob("a/*").fullmatch("a/b")
-    assert not compile_glob("a/*").fullmatch("a/b/c")
-    assert compile_glob("a.b").fullmatch("a.b")
-    assert not compile_glob("a.b").fullmatch("axb")
+    assert compile_glob("a/*").matches("a/b")
+    assert not compile_glob("a/*").matches("a/b/c")
+    assert compile_glob("a.b").matches("a.b")
+    assert not compile_glob("a.b").matches("axb")
 
 
 @pytest.mark.parametrize("path", ["none", "none/*.jsonl", "data/*.parquet"])
@@ -115,3 +115,84 @@ def test_objects_are_listed_like_files(bucket: str) -> None:
     assert names(root, Input(path=f"{root}/in/b.jsonl")) == ["in/b.jsonl"]
     with pytest.raises(InputError, match=r"cannot be listed|No files"):
         list_input(Input(path="s3://no-such-bucket-here/x"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("a/**", "a/b", True),
+        ("a/**", "a/b/c", True),
+        ("a/**", "a", False),
+        ("a/**/c", "a/c", True),
+        ("a/**/c", "a/b/b/c", True),
+        ("a/**.x", "a/b/c.x", True),
+        ("a/p**q.x", "a/pq.x", True),
+        ("a/p**q.x", "a/p1/2/3q.x", True),
+        ("a/p**q.x", "a/1p/q.x", False),
+        ("**/b/**/d", "a/b/c/b/c/d", True),
+        ("**/b/**/d", "a/b/c/b/c/e", False),
+        ("*a*b*c", "xaxbxc", True),
+        ("*a*b*c", "xaxcxb", False),
+        ("[^a]", "b", True),
+        ("[^a]", "a", False),
+        ("[]", "[]", True),
+    ],
+)
+def test_a_pattern_matches_what_it_says(pattern: str, path: str, matches: bool) -> None:
+    assert compile_glob(pattern).matches(path) is matches
+
+
+def test_patterns_with_many_wildcards_are_matched_in_a_moment() -> None:
+    # By backtracking each of these would take longer than a test may.
+    assert not compile_glob("**/" * 8 + "x").matches("a/" * 200 + "b")
+    assert not compile_glob("**/a/" * 12 + "x").matches("a/" * 400 + "b")
+    assert not compile_glob("*a" * 30 + "x").matches("a" * 2000 + "b")
+
+
+def test_a_range_that_is_upside_down_matches_nothing_and_is_said_so(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl")
+    with pytest.raises(InputError, match=r"No files match .*\[z-a\]\.jsonl"):
+        list_input(Input(path=f"{tmp_path}/[z-a].jsonl"))
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "in [1]/a.jsonl", "in [1]/x/b.jsonl", "in 1/c.jsonl", "what?.jsonl")
+    assert names(tmp_path, Input(path=f"{tmp_path}/in [1]")) == ["in [1]/a.jsonl", "in [1]/x/b.jsonl"]
+    assert names(tmp_path, Input(path=f"{tmp_path}/in [1]/**/*.jsonl")) == ["in [1]/a.jsonl", "in [1]/x/b.jsonl"]
+    assert names(tmp_path, Input(path=f"{tmp_path}/in [0-9]/*.jsonl")) == ["in 1/c.jsonl"]
+    assert names(tmp_path, Input(path=f"{tmp_path}/what?.jsonl")) == ["what?.jsonl"]
+
+
+def test_a_loop_of_links_is_listed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jsonl", "other/b.jsonl")
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in/x").mkdir()
+    (tmp_path / "in/x/up").symlink_to("..")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "other")
+    (tmp_path / "in/nowhere").symlink_to("not-there")
+    (tmp_path / "in/itself").symlink_to("itself")
+    assert names(tmp_path, Input(path=str(tmp_path / "in"))) == ["in/a.jsonl", "in/linked/b.jsonl"]
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with open(bytes(tmp_path / "in") + b"/\xff.jsonl", "wb") as file:
+        file.write(b"{}\n")
+    with pytest.raises(StorageError, match=r"in/\\udcff\.jsonl' has a name that is not UTF-8, .*; rename it"):
+        list_input(Input(path=str(tmp_path / "in")))
+
+
+def test_what_describes_a_dataset_is_passed_over_in_its_folder_and_read_when_named(tmp_path: Path) -> None:
+    touch(tmp_path, "README.md", "LICENSE", "dataset_infos.json", "data/train.jsonl", "data/NOTICE.txt", "notes.jsonl")
+    assert names(tmp_path, Input(path=str(tmp_path))) == ["data/train.jsonl", "notes.jsonl"]
+    assert names(tmp_path, Input(path=f"{tmp_path}/*", format="jsonl")) == ["notes.jsonl"]
+    assert names(tmp_path, Input(path=f"{tmp_path}/README.md", format="jsonl")) == ["README.md"]
+    touch(tmp_path, "data/table.csv")
+    with pytest.raises(InputError, match=r"table\.csv is not known by its name"):
+        list_input(Input(path=str(tmp_path)))
+
+
+def test_folders_of_the_outputs_are_no_input_whatever_they_hold(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl", "out/derived/pairs/README.md", "out/derived/pairs/card.txt", "out/scores/x.parquet")
+    found = list_input(Input(path=str(tmp_path)), without=[f"{tmp_path}/out/"])
+    assert [file.path for file in found] == [f"{tmp_path}/a.jsonl"]

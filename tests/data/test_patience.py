@@ -200,7 +200,9 @@ class Counted:
         PermissionError(errno.EACCES, "permission denied"),
         OSError("When reading information for key 'x' in bucket 'b': AWS Error ACCESS_DENIED during HeadObject"),
         OSError("When listing objects: AWS Error INVALID_ACCESS_KEY_ID (HTTP status 403): no such key id"),
-        OSError("google::cloud::Status(UNAVAILABLE: cannot resolve metadata.google.internal)"),
+        OSError(
+            "google::cloud::Status(UNAVAILABLE: Could not create a OAuth2 access token: Could not resolve hostname)"
+        ),
         OSError(errno.ENAMETOOLONG, "file name too long"),
         OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 60, SSL certificate problem"),
     ],

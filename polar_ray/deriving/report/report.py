@@ -75,6 +75,8 @@ def report(
     target = Storage.of(output, storage_options if "://" in output else None)
     if target.is_local and os.path.isdir(target.root):
         raise OutputError(f"{output} is a folder; give the page a name in it, such as {output.rstrip('/')}/report.html")
+    if target.is_local:
+        Storage.of(os.path.dirname(target.root)).check_writable()
     source = Storage.of(table_folder(run, storage_options), storage_options)
     dataset = open_scores(run, storage_options=storage_options)
     place = source.join("manifest.json")
