@@ -1,14 +1,22 @@
 """Shared by all tests: input of the tests' own making, and one Ray for the tests that need no other."""
 
+from __future__ import annotations
+
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
 import pytest
+
+from polar_ray.data.storage import Storage
+
+if TYPE_CHECKING:
+    from s3_server import Bucket
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parents[1] / "shared"
@@ -39,6 +47,24 @@ def embedded_ray() -> Iterator[None]:
     assert not ray.is_initialized()
     with connected(Compute()):
         yield
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Bucket]:
+    """A bucket on an S3 server of the tests' own."""
+    from s3_server import bucket
+
+    with bucket() as started:
+        yield started
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty folder, on local disk and on S3."""
+    if request.param == "local":
+        return Storage.of(str(tmp_path / "folder"))
+    s3: Bucket = request.getfixturevalue("s3")
+    return Storage.of(f"s3://bucket/{uuid.uuid4().hex}", s3.options)
 
 
 def rows(groups: int, candidates: int = 3, *, prompt: str = "question") -> list[dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import boto3
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import make_server
 
 KEY, SECRET = "AKIATEST", "secret"
 
@@ -33,6 +36,7 @@ class Bucket:
         self.client = boto3.client(
             "s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name=region
         )
+        # A second server in this process shares the first one's memory.
         self.client.create_bucket(Bucket="bucket")
 
     def put(self, name: str, content: bytes) -> None:
@@ -62,6 +66,27 @@ def bucket() -> Iterator[Bucket]:
         yield Bucket(f"http://{host}:{port}")
     finally:
         server.stop()
+
+
+@contextmanager
+def careless_bucket() -> Iterator[Bucket]:
+    """Runs a server that ignores ``If-None-Match``, as several stores do, with an empty bucket."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    inner = DomainDispatcherApplication(create_backend_app)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        environ.pop("HTTP_IF_NONE_MATCH", None)
+        return inner(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield Bucket(f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @contextmanager

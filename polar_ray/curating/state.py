@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
-from polar_ray.curating.records import decode, encode
+from polar_ray.data.lease import highest, numbered, numbers
 from polar_ray.data.storage import Storage
-from polar_ray.errors import StateError
+from polar_ray.data.versioned import decode, encode
+from polar_ray.errors import LeaseLost, StateError
 
 SCHEMA = 1
 REMEMBERED = 20
@@ -94,9 +95,15 @@ def read_state(out: Storage) -> State:
     Raises:
         StateError: It is damaged, or gone although there are runs.
     """
-    paths = [info.path for info in out.list(out.join("_curate", "state")) if info.path.endswith(".json")]
-    if paths:
-        return decode(out, max(paths), State, SCHEMA)
+    if number := latest_number(out):
+        return decode(
+            out,
+            numbered(_folder(out), number),
+            State,
+            SCHEMA,
+            "without it nobody knows which shards are done; restore it, or the one before it, from a backup, or give "
+            "another output.path to score everything again",
+        )
     if out.exists(out.join("runs")) or out.exists(out.join("latest.json")):
         raise StateError(
             f"{out.url} holds runs of a curation but no state in _curate/state, so nobody knows which shards are done; "
@@ -105,9 +112,33 @@ def read_state(out: Storage) -> State:
     return State()
 
 
+def latest_number(out: Storage) -> int:
+    """Returns the number of the newest state; 0 where there is none. A lease's number must be higher."""
+    return highest(_folder(out))
+
+
 def write_state(out: Storage, state: State, token: int) -> None:
-    """Writes the state of the tick that holds the lease of this number, and forgets very old ones."""
-    folder = out.join("_curate", "state")
-    out.write_atomic(f"{folder}/{token:012d}.json", encode(state))
-    for info in out.list(folder)[:-REMEMBERED]:
-        out.delete(info.path)
+    """Writes the state of the tick that holds the lease of this number, and forgets very old ones.
+
+    Raises:
+        LeaseLost: There is a state with a higher number, so that this one would never be read.
+    """
+    folder = _folder(out)
+    _refuse_older(out, token)
+    out.write_atomic(numbered(folder, token), encode(state))
+    # What was written beside a newer one does no harm, but its writer must not take it for published.
+    _refuse_older(out, token)
+    for number in numbers(folder)[:-REMEMBERED]:
+        out.delete(numbered(folder, number))
+
+
+def _folder(out: Storage) -> Storage:
+    return Storage.of(out.join("_curate", "state"), out.options)
+
+
+def _refuse_older(out: Storage, token: int) -> None:
+    if (newest := latest_number(out)) > token:
+        raise LeaseLost(
+            f"{_folder(out).url} has the state of another tick with the number {newest}, and this one has {token}: it "
+            "lost its lease, and nothing was published. What was scored is kept; run the same command again"
+        )

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from polar_ray.curating.records import encode
 from polar_ray.curating.shards import SUMS, run_folder
 from polar_ray.curating.state import Shard
 from polar_ray.data.scores import LISTED, ListedPart, ListedParts
 from polar_ray.data.storage import Storage
+from polar_ray.data.versioned import encode
 from polar_ray.errors import ConservationError
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of

@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from polar_ray.curating.lease import Busy, Lease
-from polar_ray.curating.records import encode
 from polar_ray.curating.shards import (
     listed_shards,
     new_shards,
@@ -24,10 +22,12 @@ from polar_ray.curating.shards import (
     split_by_access,
     tick_name,
 )
-from polar_ray.curating.state import Pending, Shard, State, Version, read_state, write_state
+from polar_ray.curating.state import Pending, Shard, State, Version, latest_number, read_state, write_state
 from polar_ray.curating.table import write_table
 from polar_ray.curating.versions import SCHEMA, Published, expired, folder_of, point_to, points_to, remove
+from polar_ray.data.lease import Busy, Lease, Work
 from polar_ray.data.storage import Storage
+from polar_ray.data.versioned import encode
 from polar_ray.errors import InputChanged, RecipeChanged, UnopenedFile
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.recipe import Recipe
@@ -37,6 +37,8 @@ from polar_ray.running.inputs import checked_files
 from polar_ray.running.manifest import Manifest, read_manifest
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.scorers.fingerprint import same_scorers
+
+TICK = Work("tick", "nothing was published", "lease_s")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Curation:
         wait_s = min(self._out.wait_s, self._recipe.lease_s / 3)
         leases = Storage.of(self._out.join("_curate", "lease"), self._out.options, wait_s)
         try:
-            lease = Lease.take(leases, self._recipe.lease_s, clock=self._clock)
+            above = latest_number(self._out)
+            lease = Lease.take(leases, self._recipe.lease_s, TICK, above=above, clock=self._clock)
         except Busy as busy:
             return Outcome("busy", f"another tick works since {busy.record.since} ({busy.record.owner}); nothing to do")
         published = None

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from polar_ray.curating.records import decode, encode
 from polar_ray.curating.shards import run_folder
 from polar_ray.curating.state import State, Version
 from polar_ray.data.own_files import Own, delete_own
 from polar_ray.data.scores import LISTED
 from polar_ray.data.storage import Storage
+from polar_ray.data.versioned import decode, encode
 from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.errors import NotFinished
 from polar_ray.recipe.curate import Retention
@@ -91,7 +91,7 @@ def latest_version(path: str, *, storage_options: dict[str, Any] | None = None) 
     """
     out = Storage.of(path, storage_options)
     try:
-        latest = decode(out, out.join("latest.json"), Latest, SCHEMA)
+        latest = _pointer(out)
     except FileNotFoundError:
         raise NotFinished(f"{path} has no latest.json: no version was published there yet") from None
     return out.join(latest.path)
@@ -108,7 +108,17 @@ def points_to(out: Storage, version: Version | None) -> bool:
     path = out.join("latest.json")
     if version is None or not out.is_file(path):
         return version is None
-    return decode(out, path, Latest, SCHEMA).version == version.name
+    return _pointer(out).version == version.name
+
+
+def _pointer(out: Storage) -> Latest:
+    return decode(
+        out,
+        out.join("latest.json"),
+        Latest,
+        SCHEMA,
+        "delete it, and the next tick writes it anew; it scores nothing again",
+    )
 
 
 def expired(versions: list[Version], keep: Retention, now: float) -> list[Version]:

@@ -12,6 +12,8 @@ from polar_ray.errors import StorageError
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 """What file systems without hard links say."""
+CONFLICTS = 5
+"""Times that S3 may answer that others are writing just now."""
 
 
 def create(storage: Storage, path: str, data: bytes) -> bool:
@@ -82,8 +84,17 @@ def _create_s3(storage: Storage, key: str, data: bytes) -> bool:
     }
     client = {"region_name": region} if region else {}
     filesystem = S3FileSystem(**options, client_kwargs=client, config_kwargs=config)
-    try:
-        filesystem.pipe_file(key, data, mode="create")
-    except FileExistsError:
-        return False
-    return True
+    for _ in range(CONFLICTS):
+        try:
+            filesystem.pipe_file(key, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno == errno.ENOSYS:
+                raise StorageError(f"{storage.url} has no conditional writes (If-None-Match): {error}") from error
+            if "ConditionalRequestConflict" not in str(error):
+                raise
+            # Others are creating it at this very moment, and S3 asks to try again: one of them will have succeeded.
+        else:
+            return True
+    return False

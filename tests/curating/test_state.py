@@ -6,7 +6,8 @@ import pytest
 
 from polar_ray.curating.state import REMEMBERED, Pending, State, Version, read_state, write_state
 from polar_ray.data.storage import Storage
-from polar_ray.errors import StateError
+from polar_ray.data.versioned import encode
+from polar_ray.errors import LeaseLost, StateError
 
 
 def test_what_was_written_is_read(folder: Storage) -> None:
@@ -24,8 +25,16 @@ def test_where_nothing_was_curated_the_state_is_empty(folder: Storage) -> None:
 def test_a_tick_that_lost_its_lease_cannot_undo_what_its_successor_wrote(folder: Storage) -> None:
     write_state(folder, State(last_tick="by the first"), 1)
     write_state(folder, State(last_tick="by the second"), 2)
-    write_state(folder, State(last_tick="by the first, asleep until now"), 1)
+    with pytest.raises(LeaseLost, match=r"with the number 2, and this one has 1: it lost its lease"):
+        write_state(folder, State(last_tick="by the first, asleep until now"), 1)
     assert read_state(folder).last_tick == "by the second"
+
+
+def test_a_copy_of_a_state_is_not_taken_for_the_newest(folder: Storage) -> None:
+    write_state(folder, State(last_tick="the newest"), 2)
+    for name in ("backup.json", "000000000001 (copy).json", "9.json"):
+        folder.write_atomic(folder.join("_curate", "state", name), encode(State(last_tick="old")))
+    assert read_state(folder).last_tick == "the newest"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Records: small JSON files with a schema version, whose damage is an error and never a fresh start."""
+"""Versioned records: small JSON files with a schema version, whose damage is an error and never a fresh start."""
 
 import time
 from typing import Any, TypeVar
@@ -17,8 +17,15 @@ class _Versioned(msgspec.Struct):
     schema: int
 
 
-def decode(storage: Storage, path: str, type: type[RecordT], schema: int) -> RecordT:
+def decode(storage: Storage, path: str, type: type[RecordT], schema: int, remedy: str) -> RecordT:
     """Reads a record.
+
+    Args:
+        storage: Where it lies.
+        path: Its path.
+        type: What it is.
+        schema: The version of it that this version of polar_ray knows.
+        remedy: What follows from its damage, and what to do about it.
 
     Raises:
         StateError: It is damaged, or was written by a newer version of polar_ray.
@@ -31,10 +38,7 @@ def decode(storage: Storage, path: str, type: type[RecordT], schema: int) -> Rec
         try:
             record = _read(storage, path, type, schema)
         except DAMAGE as error:
-            raise StateError(
-                f"{path} is damaged ({error}), and without it nobody knows which shards are done; restore it, or the "
-                "one before it, from a backup, or give another output.path to score everything again"
-            ) from error
+            raise StateError(f"{path} is damaged ({error}): {remedy}") from error
     return record
 
 

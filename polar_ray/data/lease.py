@@ -1,0 +1,296 @@
+"""The lease: of several that would work in one folder, one works.
+
+A lease is a file named by a number that only one process can create: ``000000000007.json``. The highest number holds
+the lease until it expires or is given back; its owner writes a later expiry into it from time to time. Whoever comes
+next creates the next number; at once, where the owner is a process of the same machine that has ended. The number is a
+fencing token (as in M. Kleppmann, "How to do distributed locking"): an owner that was asleep while its lease was taken
+over finds a higher one, and what it wrote carries a lower number.
+"""
+
+import contextlib
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from polar_ray.data.exclusive import create
+from polar_ray.data.liveness import Process
+from polar_ray.data.storage import Storage
+from polar_ray.data.versioned import decode
+from polar_ray.errors import LeaseLost, PolarRayError, StorageError
+
+REMEMBERED = 20
+"""Old leases that stay, to be looked at."""
+SCHEMA = 1
+_NAME = re.compile(r"[0-9]{12}\.json")
+
+
+class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a lease's file says.
+
+    Attributes:
+        owner: Host, process and a random word.
+        since: When it was taken, ISO 8601.
+        expires: Seconds since 1970.
+        released: Whether its owner gave it back.
+        process: Its owner; what earlier versions wrote does not tell.
+    """
+
+    schema: int = SCHEMA
+    owner: str
+    since: str
+    expires: float
+    released: bool = False
+    process: Process = Process()
+
+    def is_over(self, now: float) -> bool:
+        """Whether the next one may work: it was given back, it expired, or its owner is known to have ended."""
+        return self.released or now >= self.expires or self.process.is_dead()
+
+
+class Busy(Exception):
+    """Another owner holds the lease.
+
+    Attributes:
+        record: Its lease.
+    """
+
+    def __init__(self, record: LeaseRecord) -> None:
+        super().__init__(f"{record.owner} has worked since {record.since}")
+        self.record = record
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done under a lease, and how much depends on it.
+
+    Attributes:
+        name: As a person calls it: ``tick``.
+        loss: What was not done when the lease was lost.
+        setting: What makes the lease longer; empty where nothing does.
+        strict: Two must not work even for a moment. An expiry is then final though nobody took over, and a storage
+            where two can create the same file is refused. Otherwise what two write is the same, and it is enough that
+            one of them soon finds the other.
+    """
+
+    name: str
+    loss: str
+    setting: str = ""
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What an owner's helpers, in other processes, hold up against those of an owner that is gone.
+
+    Attributes:
+        url: The folder of the leases.
+        options: Its ``storage_options``.
+        token: The owner's number.
+        work: What it does.
+    """
+
+    url: str
+    options: dict[str, Any]
+    token: int
+    work: Work
+
+    def check(self) -> None:
+        """Makes sure that what a helper is about to write is still wanted.
+
+        Raises:
+            LeaseLost: The owner's lease was given back or taken over.
+        """
+        if highest(Storage.of(self.url, self.options)) != self.token:
+            raise LeaseLost(
+                f"another {self.work.name} has taken over in {self.url}, or this one has ended; {self.work.loss}"
+            )
+
+
+class Lease:
+    """A lease that this process holds; a context manager that keeps it alive and gives it back.
+
+    Attributes:
+        token: Its number.
+    """
+
+    def __init__(
+        self, storage: Storage, token: int, record: LeaseRecord, ttl_s: float, work: Work, clock: Callable[[], float]
+    ) -> None:
+        self.token = token
+        self._storage = storage
+        self._record = record
+        self._ttl_s = ttl_s
+        self._work = work
+        self._clock = clock
+        self._taken_over = False
+        self._ended = threading.Event()
+        self._writing = threading.Lock()
+        self._thread = threading.Thread(target=self._keep_alive, name="polar-ray-lease", daemon=True)
+
+    @staticmethod
+    def take(
+        storage: Storage, ttl_s: float, work: Work, *, above: int = 0, clock: Callable[[], float] = time.time
+    ) -> "Lease":
+        """Takes the lease.
+
+        Args:
+            storage: The folder of the leases.
+            ttl_s: Seconds until it expires unless it is renewed.
+            work: What is done under it.
+            above: The new number is higher than this, though the leases before it are gone.
+            clock: Seconds since 1970.
+
+        Raises:
+            Busy: Another owner holds it.
+            StorageError: The storage cannot keep two apart, and the work is strict.
+        """
+        storage.sweep(older_than_s=ttl_s)
+        last = highest(storage)
+        if last and not (record := _read(storage, last)).is_over(clock()):
+            raise Busy(record)
+        token = max(last, above) + 1
+        now = clock()
+        since = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds")
+        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        mine = LeaseRecord(owner=owner, since=since, expires=now + ttl_s, process=Process.this())
+        if not _claim(storage, token, mine, work):
+            raise Busy(_read(storage, token))
+        if (higher := highest(storage)) > token:
+            # This process slept between looking and creating, so long that the number had come and gone.
+            storage.delete(numbered(storage, token))
+            raise Busy(_read(storage, higher))
+        for old in numbers(storage):
+            if old <= token - REMEMBERED:
+                storage.delete(numbered(storage, old))
+        return Lease(storage, token, mine, ttl_s, work, clock)
+
+    @property
+    def fence(self) -> Fence:
+        """What goes with the owner's helpers."""
+        return Fence(self._storage.url, self._storage.options, self.token, self._work)
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether another owner was found when the lease was last renewed. Costs nothing."""
+        return self._taken_over
+
+    def check(self) -> None:
+        """Makes sure that the lease is still held.
+
+        Raises:
+            LeaseLost: It has expired, or another owner took it over.
+        """
+        if self._has_expired() or not self._is_mine():
+            longer = f", or set {self._work.setting} higher" if self._work.setting else ""
+            raise LeaseLost(
+                f"this {self._work.name} could not renew its lease in {self._storage.url} for {self._ttl_s:g} s, so "
+                f"another one may have taken over; {self._work.loss}. What was done is kept; run the same command "
+                f"again. If this comes again, look at the storage{longer}"
+            )
+
+    def renew(self) -> None:
+        """Moves the expiry, unless another owner took over."""
+        with self._writing:
+            if self._ended.is_set():
+                return
+            if not self._is_mine():
+                self._taken_over = True
+                return
+            renewed = msgspec.structs.replace(self._record, expires=self._clock() + self._ttl_s)
+            self._storage.write_atomic(numbered(self._storage, self.token), msgspec.json.encode(renewed))
+            self._record = renewed
+
+    def __enter__(self) -> "Lease":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        released = msgspec.structs.replace(self._record, released=True)
+        # Should the storage be away, the lease expires by itself.
+        with self._writing, contextlib.suppress(OSError, PolarRayError):
+            if self._is_mine():
+                self._storage.write_atomic(numbered(self._storage, self.token), msgspec.json.encode(released))
+
+    def _has_expired(self) -> bool:
+        return self._work.strict and self._clock() >= self._record.expires
+
+    def _is_mine(self) -> bool:
+        """Whether the highest lease is this one. On a storage that let two create it, the one who wrote last has it."""
+        if highest(self._storage) != self.token:
+            return False
+        try:
+            return _read(self._storage, self.token).owner == self._record.owner
+        except FileNotFoundError:
+            return False
+
+    def _keep_alive(self) -> None:
+        while not self._ended.wait(self._ttl_s / 3):
+            try:
+                if not self._has_expired():
+                    self.renew()
+            except (OSError, PolarRayError):
+                # The storage is away for a while. Either it comes back in time, or ``check`` says what happened.
+                continue
+
+
+def numbers(storage: Storage) -> list[int]:
+    """Returns the numbers of the files in a folder that are named by one, the highest last."""
+    # A copy that somebody made of one of these files is none of them.
+    names = [info.path.rsplit("/", 1)[-1] for info in storage.list()]
+    return sorted(int(name.removesuffix(".json")) for name in names if _NAME.fullmatch(name))
+
+
+def highest(storage: Storage) -> int:
+    """Returns the highest of them; 0 where there is none."""
+    return max(numbers(storage), default=0)
+
+
+def numbered(storage: Storage, number: int) -> str:
+    """Returns the path of the file that is named by a number."""
+    return storage.join(f"{number:012d}.json")
+
+
+def _claim(storage: Storage, token: int, record: LeaseRecord, work: Work) -> bool:
+    """Creates the file of a lease; returns whether nobody else has."""
+    path, data = numbered(storage, token), msgspec.json.encode(record)
+    try:
+        if not create(storage, path, data):
+            # Or this process has, and the answer was lost on its way, so that the client asked again.
+            return _read(storage, token).owner == record.owner
+        # Whoever creates a file twice and succeeds is on a storage that lets others do so too.
+        if not create(storage, path, data):
+            return True
+        if work.strict:
+            storage.delete(path)
+            raise StorageError(
+                f"{storage.url} cannot be shared by several processes: it created the same file twice, so it ignores "
+                "If-None-Match; give an output.path on a store that does not, or on a local disk"
+            )
+    except StorageError:
+        if work.strict:
+            raise
+        storage.write_atomic(path, data)
+    return _read(storage, token).owner == record.owner
+
+
+def _read(storage: Storage, token: int) -> LeaseRecord:
+    return decode(
+        storage,
+        numbered(storage, token),
+        LeaseRecord,
+        SCHEMA,
+        "nobody knows who works there; if you are sure that nobody does, delete it",
+    )
