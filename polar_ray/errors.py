@@ -14,6 +14,7 @@
     │       └── StorageDenied  it does not let this user in
     ├── OutputError            the output folder is not usable for this run
     │   ├── NotARun            the folder holds something that is not a run
+    │   ├── OutputBusy         another process writes there
     │   ├── NotFinished        a run is there, but it has not finished
     │   └── RecipeChanged      resuming would mix two recipes
     ├── CheckpointError        a model's files are not what the scorer needs
@@ -25,8 +26,8 @@
     ├── RayChanged             this version of Ray lacks what polar_ray takes of it
     ├── ClusterTooSmall        the actors that the recipe asks for do not fit
     ├── RunStalled             no progress for too long
-    ├── StateError             the memory of a curation is damaged or gone
-    ├── LeaseLost              another tick of a curation may have taken over
+    ├── StateError             a record of what was done is damaged or gone
+    ├── LeaseLost              another process may have taken over
     └── ConservationError      rows read != groups + dead letters + declared drops
 
 Each message says what is wrong, where, and what to do next.
@@ -89,6 +90,10 @@ class NotARun(OutputError):
     """The folder holds files, but no run of polar_ray."""
 
 
+class OutputBusy(OutputError):
+    """Another process is writing into the folder."""
+
+
 class NotFinished(OutputError):
     """The run in the folder has not finished, so its score table is not complete."""
 
@@ -134,11 +139,11 @@ class RunStalled(PolarRayError):
 
 
 class StateError(PolarRayError):
-    """The record of what a curation has done is damaged, gone, or from a newer version."""
+    """The record of what a curation has done, or of who works, is damaged, gone, or from a newer version."""
 
 
 class LeaseLost(PolarRayError):
-    """A tick of a curation could not renew its lease, so another one may have taken over."""
+    """A process could not renew its lease, so another one may have taken over."""
 
 
 class ConservationError(PolarRayError):

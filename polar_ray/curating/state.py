@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from polar_ray.data.lease import highest, numbered, numbers
+from polar_ray.data.numbered import highest, numbered, numbers
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import decode, encode
 from polar_ray.errors import LeaseLost, StateError
@@ -133,7 +133,7 @@ def write_state(out: Storage, state: State, token: int) -> None:
 
 
 def _folder(out: Storage) -> Storage:
-    return Storage.of(out.join("_curate", "state"), out.options)
+    return Storage.of(out.join("_curate", "state"), out.options, out.wait_s)
 
 
 def _refuse_older(out: Storage, token: int) -> None:

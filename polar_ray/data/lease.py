@@ -9,21 +9,20 @@ over finds a higher one, and what it wrote carries a lower number.
 
 import contextlib
 import os
-import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any
 
 import msgspec
 
 from polar_ray.data.exclusive import create
 from polar_ray.data.liveness import Process
+from polar_ray.data.numbered import highest, numbered, numbers
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import decode
 from polar_ray.errors import LeaseLost, PolarRayError, StorageError
@@ -31,7 +30,6 @@ from polar_ray.errors import LeaseLost, PolarRayError, StorageError
 REMEMBERED = 20
 """Old leases that stay, to be looked at."""
 SCHEMA = 1
-_NAME = re.compile(r"[0-9]{12}\.json")
 
 
 class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +77,7 @@ class Work:
         setting: What makes the lease longer; empty where nothing does.
         strict: Two must not work even for a moment. An expiry is then final though nobody took over, and a storage
             where two can create the same file is refused. Otherwise what two write is the same, and it is enough that
-            one of them soon finds the other.
+            one of them soon finds the other; and in the end nothing of the lease is left.
     """
 
     name: str
@@ -93,14 +91,12 @@ class Fence:
     """What an owner's helpers, in other processes, hold up against those of an owner that is gone.
 
     Attributes:
-        url: The folder of the leases.
-        options: Its ``storage_options``.
+        leases: The folder of the leases.
         token: The owner's number.
         work: What it does.
     """
 
-    url: str
-    options: dict[str, Any]
+    leases: Storage
     token: int
     work: Work
 
@@ -110,9 +106,9 @@ class Fence:
         Raises:
             LeaseLost: The owner's lease was given back or taken over.
         """
-        if highest(Storage.of(self.url, self.options)) != self.token:
+        if highest(self.leases) != self.token:
             raise LeaseLost(
-                f"another {self.work.name} has taken over in {self.url}, or this one has ended; {self.work.loss}"
+                f"another {self.work.name} has taken over in {self.leases.url}, or this one has ended; {self.work.loss}"
             )
 
 
@@ -128,6 +124,8 @@ class Lease:
     ) -> None:
         self.token = token
         self._storage = storage
+        # Whoever waits for a storage for longer renews too late.
+        self._briefly = replace(storage, wait_s=min(storage.wait_s, ttl_s / 3))
         self._record = record
         self._ttl_s = ttl_s
         self._work = work
@@ -177,7 +175,7 @@ class Lease:
     @property
     def fence(self) -> Fence:
         """What goes with the owner's helpers."""
-        return Fence(self._storage.url, self._storage.options, self.token, self._work)
+        return Fence(self._storage, self.token, self._work)
 
     @property
     def taken_over(self) -> bool:
@@ -190,7 +188,7 @@ class Lease:
         Raises:
             LeaseLost: It has expired, or another owner took it over.
         """
-        if self._has_expired() or not self._is_mine():
+        if self._has_expired() or not self._is_mine(self._storage):
             longer = f", or set {self._work.setting} higher" if self._work.setting else ""
             raise LeaseLost(
                 f"this {self._work.name} could not renew its lease in {self._storage.url} for {self._ttl_s:g} s, so "
@@ -203,11 +201,11 @@ class Lease:
         with self._writing:
             if self._ended.is_set():
                 return
-            if not self._is_mine():
+            if not self._is_mine(self._briefly):
                 self._taken_over = True
                 return
             renewed = msgspec.structs.replace(self._record, expires=self._clock() + self._ttl_s)
-            self._storage.write_atomic(numbered(self._storage, self.token), msgspec.json.encode(renewed))
+            self._briefly.write_atomic(numbered(self._storage, self.token), msgspec.json.encode(renewed))
             self._record = renewed
 
     def __enter__(self) -> "Lease":
@@ -218,21 +216,28 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        released = msgspec.structs.replace(self._record, released=True)
         # Should the storage be away, the lease expires by itself.
         with self._writing, contextlib.suppress(OSError, PolarRayError):
-            if self._is_mine():
-                self._storage.write_atomic(numbered(self._storage, self.token), msgspec.json.encode(released))
+            storage = self._briefly
+            if not self._is_mine(storage):
+                return
+            if self._work.strict:
+                released = msgspec.structs.replace(self._record, released=True)
+                storage.write_atomic(numbered(storage, self.token), msgspec.json.encode(released))
+                return
+            for number in numbers(storage):
+                if number <= self.token:
+                    storage.delete(numbered(storage, number))
 
     def _has_expired(self) -> bool:
         return self._work.strict and self._clock() >= self._record.expires
 
-    def _is_mine(self) -> bool:
+    def _is_mine(self, storage: Storage) -> bool:
         """Whether the highest lease is this one. On a storage that let two create it, the one who wrote last has it."""
-        if highest(self._storage) != self.token:
+        if highest(storage) != self.token:
             return False
         try:
-            return _read(self._storage, self.token).owner == self._record.owner
+            return _read(storage, self.token).owner == self._record.owner
         except FileNotFoundError:
             return False
 
@@ -246,23 +251,6 @@ class Lease:
                 continue
 
 
-def numbers(storage: Storage) -> list[int]:
-    """Returns the numbers of the files in a folder that are named by one, the highest last."""
-    # A copy that somebody made of one of these files is none of them.
-    names = [info.path.rsplit("/", 1)[-1] for info in storage.list()]
-    return sorted(int(name.removesuffix(".json")) for name in names if _NAME.fullmatch(name))
-
-
-def highest(storage: Storage) -> int:
-    """Returns the highest of them; 0 where there is none."""
-    return max(numbers(storage), default=0)
-
-
-def numbered(storage: Storage, number: int) -> str:
-    """Returns the path of the file that is named by a number."""
-    return storage.join(f"{number:012d}.json")
-
-
 def _claim(storage: Storage, token: int, record: LeaseRecord, work: Work) -> bool:
     """Creates the file of a lease; returns whether nobody else has."""
     path, data = numbered(storage, token), msgspec.json.encode(record)
@@ -270,8 +258,9 @@ def _claim(storage: Storage, token: int, record: LeaseRecord, work: Work) -> boo
         if not create(storage, path, data):
             # Or this process has, and the answer was lost on its way, so that the client asked again.
             return _read(storage, token).owner == record.owner
-        # Whoever creates a file twice and succeeds is on a storage that lets others do so too.
-        if not create(storage, path, data):
+        # Whoever creates a file twice and succeeds is on a storage that lets others do so too. The space tells this
+        # call's file from the first one's, should an answer be lost.
+        if not create(storage, path, data + b" "):
             return True
         if work.strict:
             storage.delete(path)

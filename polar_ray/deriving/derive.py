@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -13,20 +13,22 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from polar_ray.data.lease import Lease
+from polar_ray.data.one_writer import LEASE_S, one_writer
 from polar_ray.data.records import decode_manifest
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.card import card
 from polar_ray.deriving.curve import CurveSums
-from polar_ray.deriving.derived_folder import DerivedFolder, DerivedManifest, Parent
+from polar_ray.deriving.derived_folder import RECORDS, WORK, DerivedFolder, DerivedManifest, Parent
 from polar_ray.deriving.exports.llama_factory import dataset_info
 from polar_ray.deriving.joining import Missing, join_sources
 from polar_ray.deriving.pool import Processes, Workers, usable_cpus
 from polar_ray.deriving.quantile import find_bin, value_in_bin
 from polar_ray.deriving.shards import ShardWriter
 from polar_ray.deriving.statistics import Statistics, Sums
-from polar_ray.deriving.tables import Table, open_tables
+from polar_ray.deriving.tables import Table, Tables, open_tables
 from polar_ray.deriving.units import Unit, plan_units
-from polar_ray.deriving.wanted import wanted_of
+from polar_ray.deriving.wanted import Wanted, wanted_of
 from polar_ray.deriving.work import TRAIN, VALIDATION, Derived, Work, count_lower, count_upper, derive_unit, reward_sums
 from polar_ray.errors import ConservationError, NotJoined
 from polar_ray.recipe.derive import DeriveRecipe
@@ -42,6 +44,7 @@ def derive(
     fresh: bool = False,
     progress: Progress | None = None,
     workers: Workers | None = None,
+    lease_s: float = LEASE_S,
 ) -> DerivedManifest:
     """Derives the recipe's dataset into its output folder and returns the manifest.
 
@@ -53,9 +56,11 @@ def derive(
         fresh: Delete the derived dataset in the output folder first.
         progress: Is told how it goes.
         workers: What works on the units; processes of this machine by default.
+        lease_s: Seconds after which whoever derived into the folder and no longer says so counts as dead.
 
     Raises:
         NotARun: There is no run at ``run.path``, or the output folder holds something else.
+        OutputBusy: Somebody else derives into the output folder.
         NotFinished: The run has not finished.
         RecipeChanged: The output folder holds another derived dataset.
         RecipeError: The recipe names a scorer or column that the table does not have.
@@ -77,12 +82,36 @@ def derive(
     identity = {"recipe": recipe.policy(), "parent": parent.manifest_sha256, "versions": versions}
     if joined:
         identity["joined"] = {name: each.manifest_sha256 for name, each in joined.items()}
-    if (finished := folder.establish(identity, fresh=fresh)) is not None:
-        return finished
+    if not fresh and folder.is_finished():
+        # Nothing is written, so it does not matter who else is there.
+        return folder.read_same(identity)
+    with one_writer(folder.storage, RECORDS, WORK, lease_s) as lease:
+        if (finished := folder.establish(identity, fresh=fresh)) is not None:
+            return finished
+        return _derive(recipe, _Origin(folder, tables, wanted, parent, joined, versions), lease, progress, workers)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a dataset is derived from, and the folder that was made ready for it."""
+
+    folder: DerivedFolder
+    tables: Tables
+    wanted: Wanted
+    parent: Parent
+    joined: dict[str, Parent]
+    versions: dict[str, str]
+
+
+def _derive(
+    recipe: DeriveRecipe, origin: _Origin, lease: Lease, progress: Progress | None, workers: Workers | None
+) -> DerivedManifest:
+    """Derives into a folder that nobody else writes into."""
+    folder, tables, wanted, parent = origin.folder, origin.tables, origin.wanted, origin.parent
     units = plan_units(tables.first.parts)
     if workers is None:
         workers = Processes(min(recipe.compute.processes or usable_cpus(), max(1, len(units))))
-    buckets = Storage.of(folder.join("_derive", "joined"), recipe.output.storage_options, wait_s)
+    buckets = Storage.of(folder.join("_derive", "joined"), recipe.output.storage_options, folder.wait_s)
     work = Work(tables.first, recipe, wanted, join_sources(tables, wanted.columns, units, workers, buckets))
     if recipe.reward.combine and recipe.reward.combine.needs_table:
         work = replace(work, statistics=_statistics(work, units, workers))
@@ -108,6 +137,8 @@ def derive(
                 schema = rows.schema
                 total.rows[side] += rows.num_rows
             ledger.write(derived.ledger)
+            if lease.taken_over:
+                lease.check()
             if progress is not None:
                 progress(done, len(units))
         if schema is not None and not sum(total.rows.values()):
@@ -127,13 +158,14 @@ def derive(
         lowest_reward=work.lowest,
         curve=total.curve.points() if total.curve is not None else [],
         files=[*writers[TRAIN].files, *writers[VALIDATION].files, *ledger.files],
-        versions=versions,
-        joined=joined,
+        versions=origin.versions,
+        joined=origin.joined,
         missing={
             name: {"prompts": lacks.prompts, "candidates": lacks.candidates} for name, lacks in total.missing.items()
         },
     )
     storage = folder.storage
+    lease.check()
     folder.delete_joined()
     storage.write_atomic(folder.join("README.md"), card(recipe, manifest).encode())
     if recipe.export.kind == "llama_factory":

@@ -6,6 +6,7 @@ README.md                              the dataset card
 dataset_info.json                      LLaMA-Factory's entry, for its format
 manifest.json                          written last: it is there exactly when the derivation has finished
 _derive/derive.json                    what the folder is for, written first
+_derive/lease/017321094512.json        who writes, while somebody does
 """
 
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from polar_ray.data.lease import Work
+from polar_ray.data.one_writer import one_writer, others
 from polar_ray.data.own_files import Own, delete_own, refuse_links
 from polar_ray.data.records import DAMAGE, decode_record, differences
 from polar_ray.data.storage import Storage
@@ -86,6 +89,8 @@ class _Marker(msgspec.Struct, frozen=True):
     versions: dict[str, str]
 
 
+RECORDS = "_derive"
+WORK = Work("derivation", "the dataset is not finished", strict=False)
 JOINED = Own("_derive/joined", r".+/\d{4,}/\d{5,}\.parquet")
 """Rows of joined tables, in an interrupted derivation."""
 OWN = (
@@ -130,18 +135,17 @@ class DerivedFolder:
 
     def is_finished(self) -> bool:
         """Whether a finished derivation is there."""
-        return self.storage.exists(self.join("_derive", "derive.json")) and self.storage.exists(
-            self.join("manifest.json")
-        )
+        return self.storage.exists(self.join("manifest.json")) and self._is_derivation()
 
     def clear(self) -> None:
         """Deletes the derivation in the folder, if there is one, and nothing else.
 
         Raises:
-            OutputError: A folder of the derivation is a link; nothing was deleted.
+            OutputError: A folder of the derivation is a link, or somebody writes there; nothing was deleted.
         """
         if self._is_derivation():
-            delete_own(self.storage, self.path, OWN)
+            with one_writer(self.storage, RECORDS, WORK):
+                delete_own(self.storage, self.path, OWN)
 
     def check_clearable(self) -> None:
         """Makes sure that the derivation in the folder can be deleted, if there is one.
@@ -168,22 +172,31 @@ class DerivedFolder:
         storage.check_writable()
         marker, manifest = self.join("_derive", "derive.json"), self.join("manifest.json")
         if not self._is_derivation():
-            if storage.list(self.path):
+            if others(storage, RECORDS):
                 raise NotARun(
                     f"{self.path} holds files but no derived dataset, so nothing is written there; give another "
                     "output.path or empty the folder yourself"
                 )
         elif not fresh and storage.exists(manifest):
-            earlier = storage.read_bytes(marker)
-            if earlier == record:
-                return self.read_manifest()
-            found = differences(decode_record(earlier, marker, dict[str, Any]), msgspec.json.decode(record))
-            raise RecipeChanged(f"{self.path} holds a dataset that was derived otherwise: {found}{WAY_ON}")
+            return self.read_same(identity)
         else:
             # The old marker stays until the new one takes its place: it says whose folder this is.
             delete_own(storage, self.path, OWN[:-1])
         storage.write_atomic(marker, record)
         return None
+
+    def read_same(self, identity: dict[str, Any]) -> DerivedManifest:
+        """Returns the manifest of the finished derivation in the folder.
+
+        Raises:
+            RecipeChanged: It is another one.
+        """
+        marker = self.join("_derive", "derive.json")
+        earlier, record = self.storage.read_bytes(marker), msgspec.json.encode(identity, order="deterministic")
+        if earlier == record:
+            return self.read_manifest()
+        found = differences(decode_record(earlier, marker, dict[str, Any]), msgspec.json.decode(record))
+        raise RecipeChanged(f"{self.path} holds a dataset that was derived otherwise: {found}{WAY_ON}")
 
     def read_manifest(self) -> DerivedManifest:
         """Returns the manifest.

@@ -1,8 +1,9 @@
 """Clearing: deletes a run and nothing else. What a run has is named here, file by file."""
 
 from polar_ray.data.generations import FOLDER, generation
+from polar_ray.data.one_writer import one_writer
 from polar_ray.data.own_files import Own, delete_own, refuse_links
-from polar_ray.running.folder import RunFolder
+from polar_ray.running.folder import RECORDS, RUN, RunFolder
 from polar_ray.running.identity import read_identity
 
 _SPLIT = r"(?P<split>\d{5,}-\d{5,}|scattered-\d{5,})"
@@ -33,8 +34,14 @@ def clear(folder: RunFolder) -> None:
 
     Raises:
         NotARun: The run's record is damaged; nothing was deleted.
-        OutputError: A folder of the run is a link; nothing was deleted.
+        OutputError: A folder of the run is a link, or somebody writes there; nothing was deleted.
     """
+    if read_identity(folder) is not None:
+        with one_writer(folder.storage, RECORDS, RUN):
+            _clear(folder)
+
+
+def _clear(folder: RunFolder) -> None:
     if read_identity(folder) is not None:
         clear_results(folder)
         delete_own(folder.storage, folder.path, (RECORD,))
@@ -50,7 +57,7 @@ def clear_results(folder: RunFolder) -> None:
     check_clearable(folder)
     for later in reversed(_generations(folder)):
         # The newest goes first: what is left in between is a run with fewer retries.
-        clear(later)
+        _clear(later)
     folder.storage.delete_empty(folder.join(FOLDER))
     delete_own(folder.storage, folder.path, RESULTS)
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from polar_ray.data.dead_letters import DEAD_LETTER_SCHEMA
 from polar_ray.data.group import GROUP_SCHEMA, table_to_groups
 from polar_ray.deriving.columns import ScoreColumns
+from polar_ray.errors import ConservationError
 from polar_ray.running.commit import parquet_bytes, value_counts
 from polar_ray.running.folder import Commit, Removal, RunFolder
 
@@ -48,6 +49,28 @@ def remove_duplicates(folder: RunFolder, commits: list[Commit], *, row_per_candi
     for part, rows in sorted(repeated.items(), reverse=True):
         removals[ordered[part].split_id] = _remove(folder, ordered, part, rows, row_per_candidate)
     return list(removals.values())
+
+
+def check_removed(folder: RunFolder, commits: list[Commit]) -> None:
+    """Makes sure that parts are as short as the removal of duplicates left them.
+
+    Raises:
+        ConservationError: A writer that was thought dead wrote a part once more, as it was before.
+    """
+    removals: dict[str, Removal] = folder.read_records("duplicates", Removal)
+    if not removals:
+        return
+    sizes = {info.path: info.size for info in folder.storage.list(folder.join("scores"))}
+    left = {
+        commit.split_id: commit.part_bytes - removals[commit.split_id].part_bytes
+        for commit in commits
+        if commit.split_id in removals
+    }
+    if again := [split for split, size in left.items() if sizes.get(folder.part(split)) != size]:
+        raise ConservationError(
+            f"{folder.part(again[0])} and {len(again) - 1} more were written again after duplicates were taken out of "
+            "them, by a process of an earlier attempt; the run is not marked as finished. Run the same command again"
+        )
 
 
 def _repeats(

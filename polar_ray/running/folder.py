@@ -9,6 +9,7 @@ _run/taken_back.json                   which splits are about to leave the folde
 _run/commits/00000-00000.json          one small record per finished split, written after its part
 _run/duplicates/00000-00000.json       what the search for duplicate prompts took out of a part
 _run/origins/00000-00000.json          in a generation: which rows of a part were scored in which
+_run/lease/017321094512.json           who writes, while somebody does: of the run and all its generations
 generations/2                          what a retry made of the run: a folder like this one
 """
 
@@ -20,11 +21,16 @@ from typing import Any
 import msgspec
 
 from polar_ray.data.generations import RECORD
+from polar_ray.data.lease import Work
+from polar_ray.data.one_writer import others
 from polar_ray.data.records import decode_record
 from polar_ray.data.storage import Storage
 from polar_ray.errors import NotARun
 from polar_ray.recipe.run import STORAGE_WAIT_S
 from polar_ray.scorers.verification import Verification
+
+RECORDS = "_run"
+RUN = Work("run", "the run goes on there", strict=False)
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -168,8 +174,8 @@ class RunFolder:
         return self.storage.is_file(self.identity)
 
     def check_free(self) -> None:
-        """Raises NotARun if the folder holds anything."""
-        if self.storage.list(self.path):
+        """Raises NotARun if the folder holds anything but the lease of who is about to write there."""
+        if others(self.storage, RECORDS):
             raise NotARun(
                 f"{self.path} holds files but no run of polar_ray, so nothing is written there; "
                 "give another output.path or empty the folder yourself"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from polar_ray.data.lease import Fence
 from polar_ray.data.listing import InputFile
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import RunFolder
@@ -17,6 +18,7 @@ class Job:
         folder: The output folder.
         files: The input's files, sorted.
         fingerprints: By scorer, all that can change a score.
+        fence: Held up against what helpers of an earlier attempt, which is dead, may still write.
         keep: In a retry, takes out the groups that have their scores.
     """
 
@@ -24,4 +26,5 @@ class Job:
     folder: RunFolder
     files: tuple[InputFile, ...]
     fingerprints: dict[str, dict[str, str]]
+    fence: Fence | None = None
     keep: Keep | None = None

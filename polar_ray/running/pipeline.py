@@ -77,7 +77,8 @@ def _gathered(sources: Dataset, job: Job, committed: frozenset[str], attempts: A
     count = partitions(job.files, recipe.input)
     name, scorer = next(iter(recipe.named_scorers.items()))
     splits = sources.map_batches(_read(recipe, frozenset(), attempts), num_cpus=READ_CPUS, **_WHOLE)
-    rows = splits.map_batches(ToRows(recipe.input, job.folder, count, committed), num_cpus=ENCODE_CPUS, **_WHOLE)
+    to_rows = ToRows(recipe.input, job.folder, count, committed, job.fence)
+    rows = splits.map_batches(to_rows, num_cpus=ENCODE_CPUS, **_WHOLE)
     rows = rows.repartition(count, keys=["partition"])
     gather = Gather(tuple(file.path for file in job.files), name, scorer, job.keep)
     return rows.map_batches(gather, num_cpus=ENCODE_CPUS, **_WHOLE)
@@ -116,7 +117,7 @@ def _score_and_write(splits: Dataset, job: Job, pools: list[Pool], attempts: Any
             batch_format="pyarrow",
         )
     generation = job.keep.generation if job.keep is not None else 1
-    write = Write(job.folder, tuple(recipe.named_scorers), generation, attempts)
+    write = Write(job.folder, tuple(recipe.named_scorers), generation, attempts, job.fence)
     return splits.map_batches(write, num_cpus=WRITE_CPUS, **_WHOLE)
 
 

@@ -7,13 +7,14 @@ from polar_ray.data.damage import can_be_opened
 from polar_ray.data.dead_letters import UNOPENED
 from polar_ray.data.generations import generation, newest, run_of
 from polar_ray.data.listing import InputFile, input_file, list_input
+from polar_ray.data.one_writer import one_writer
 from polar_ray.data.scores import LISTED
 from polar_ray.data.storage import FileInfo, Storage
 from polar_ray.errors import InputError, NoFiles, NotARun, RecipeChanged
 from polar_ray.recipe.overrides import apply_overrides
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import STORAGE_WAIT_S
-from polar_ray.running.folder import RunFolder
+from polar_ray.running.folder import RECORDS, RUN, RunFolder
 from polar_ray.running.identity import describe
 from polar_ray.running.manifest import Manifest, read_manifest
 from polar_ray.running.parent import parent_of
@@ -53,6 +54,7 @@ def retry(
     Raises:
         NotARun: There is no run, or the score table is that of a curation's version.
         NotFinished: The run has not finished.
+        OutputBusy: Somebody else writes into the run.
         RecipeChanged: The scorer changed, or an unfinished retry was begun with other settings.
         InputError: A file of the run's input is gone.
     """
@@ -106,7 +108,10 @@ def retry(
         reporter.say(f"{parent.path} has no failed scores, no dead letters that would be read now; nothing to do")
         return manifest
     parent_run = parent_of(recipe)
-    return score(recipe, parent_run, target, files, fresh=fresh and target.is_run(), reporter=reporter, retrial=retrial)
+    # Of the whole run: whoever starts it over would delete this generation too.
+    with one_writer(first.storage, RECORDS, RUN) as lease:
+        fresh = fresh and target.is_run()
+        return score(recipe, parent_run, target, files, lease, fresh=fresh, reporter=reporter, retrial=retrial)
 
 
 def first_generation(run: str, overrides: list[str] | None = None) -> RunFolder:

@@ -1,13 +1,16 @@
 """The main job: score a dataset of generations, resumably."""
 
 import time
+from contextlib import ExitStack
 from datetime import datetime, timezone
 
 import msgspec
 import ray
 
 from polar_ray.data.generations import run_of
+from polar_ray.data.lease import Lease
 from polar_ray.data.listing import InputFile
+from polar_ray.data.one_writer import LEASE_S, one_writer
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import InputChanged, InputError, OutputError, PolarRayError, RunStalled, ScoringError
 from polar_ray.recipe.recipe import Recipe
@@ -18,12 +21,12 @@ from polar_ray.running.clock import ScoringClock
 from polar_ray.running.cluster import Pool, connected, pools
 from polar_ray.running.derivations import are_derived, check_derivations, clear_derivations
 from polar_ray.running.deriving import derive_all
-from polar_ray.running.duplicates import remove_duplicates
+from polar_ray.running.duplicates import check_removed, remove_duplicates
 from polar_ray.running.establish import establish
 from polar_ray.running.failures import PassLost
 from polar_ray.running.fingerprints import fingerprints_of
 from polar_ray.running.finished import finished
-from polar_ray.running.folder import RunFolder
+from polar_ray.running.folder import RECORDS, RUN, RunFolder
 from polar_ray.running.identity import Identity, describe, versions
 from polar_ray.running.inputs import changed_files, checked_files, refuse_unopened
 from polar_ray.running.job import Job
@@ -51,6 +54,7 @@ def run(
     fresh: bool = False,
     reporter: Reporter | None = None,
     files: list[InputFile] | None = None,
+    lease_s: float = LEASE_S,
 ) -> Manifest:
     """Scores the recipe's input into its output folder and returns the manifest.
 
@@ -63,8 +67,10 @@ def run(
         fresh: Delete the run in the output folder first.
         reporter: Is told how the run goes; nobody by default.
         files: The input as ``checked_files`` gave it just now, where it was listed before Ray was loaded.
+        lease_s: Seconds after which a run that no longer says that it works there counts as dead.
 
     Raises:
+        OutputBusy: Another run writes into the output folder.
         PolarRayError: See ``polar_ray.errors``; splits committed so far stay, unless the error is about the recipe.
 
     Example:
@@ -90,11 +96,16 @@ def run(
         # Without Ray: all is there, and it is only made sure that it is this recipe's.
         derive_all(recipe, reporter.say)
         return there
-    if not recipe.derive:
-        return score(recipe, parent, folder, files, fresh=fresh, reporter=reporter)
-    with connected(recipe.compute):
-        manifest = score(recipe, parent, folder, files, fresh=fresh, reporter=reporter)
-        derive_all(recipe, reporter.say)
+    with ExitStack() as stack:
+        lease = None
+        if fresh or not folder.is_finished():
+            # Before Ray starts: whoever comes second is to hear of it at once. What is finished is only looked at.
+            lease = stack.enter_context(one_writer(folder.storage, RECORDS, RUN, lease_s))
+        if not recipe.derive:
+            return score(recipe, parent, folder, files, lease, fresh=fresh, reporter=reporter)
+        with connected(recipe.compute):
+            manifest = score(recipe, parent, folder, files, lease, fresh=fresh, reporter=reporter)
+            derive_all(recipe, reporter.say)
     return manifest
 
 
@@ -103,6 +114,7 @@ def score(
     parent: Parent | None,
     folder: RunFolder,
     files: list[InputFile],
+    lease: Lease | None,
     *,
     fresh: bool,
     reporter: Reporter,
@@ -115,6 +127,7 @@ def score(
         parent: The run whose score table these files are, where scorers are added to one.
         folder: The output folder.
         files: The input's files.
+        lease: Keeps others out of the folder; None where the run in it is finished, and only looked at.
         fresh: Delete the run in the folder first.
         reporter: Is told how it goes.
         retrial: In a retry, says what need not be scored again.
@@ -128,7 +141,8 @@ def score(
             wait_s=recipe.limits.wait_for_nodes_s,
             say=reporter.say,
         )
-        job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized))
+        fence = None if lease is None else lease.fence
+        job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized), fence)
         if retrial is not None:
             retrial.check(job.fingerprints)
         fingerprints = {**(parent.fingerprints if parent is not None else {}), **job.fingerprints}
@@ -137,7 +151,7 @@ def score(
             if retrial is None:
                 clear_derivations(recipe)
         establish(folder, Identity.of(recipe, files, fingerprints), fresh=fresh)
-        if folder.is_finished():
+        if lease is None or folder.is_finished():
             reporter.say(_nothing_to_do(folder))
             return read_manifest(folder)
         folder.storage.sweep(folder.path, older_than_s=LEFTOVER_S)
@@ -157,19 +171,22 @@ def score(
         clock = ScoringClock(tally)
         reporter.begin(todo.done_share)
         try:
-            _score_all(job, sized, todo, tally, reporter, clock)
+            _score_all(job, sized, todo, tally, reporter, clock, lease)
         except (InputError, ScoringError) as error:
             # Rows that are missing or make no sense may be those of two contents of one file.
+            lease.check()
             _refuse_changed(job, tally, retrial, error)
             raise
         finally:
             reporter.end()
+    lease.check()
     _refuse_changed(job, tally, retrial)
     _refuse_empty(job, tally)
     todo.check_complete(folder)
     row_per_candidate = recipe.input.layout != "groups"
     for removal in remove_duplicates(folder, todo.commits, row_per_candidate=row_per_candidate):
         tally.subtract(removal)
+    check_removed(folder, todo.commits)
     # Only now are all dead letters known: what counts as too many must not depend on how the input was split.
     tally.check(recipe.limits, final=True)
     manifest = Manifest(
@@ -195,6 +212,7 @@ def score(
     for name, entry in manifest.verification.items():
         if failed(entry):
             reporter.say(verification_line(name, entry))
+    lease.check()
     # Every split is committed, so what killed writers left belongs to nobody.
     folder.storage.sweep(folder.path)
     folder.storage.write_atomic(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
@@ -242,7 +260,9 @@ def _refuse_empty(job: Job, tally: Tally) -> None:
     )
 
 
-def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: Reporter, clock: ScoringClock) -> None:
+def _score_all(
+    job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: Reporter, clock: ScoringClock, lease: Lease
+) -> None:
     """Runs passes over what is left until nothing is left."""
     limits = job.recipe.limits
     lost = 0
@@ -257,6 +277,8 @@ def _score_all(job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: 
                     tally.add(new)
                 clock.tick(tally)
                 tally.check(limits)
+                if lease.taken_over:
+                    lease.check()
                 reporter.update(tally, todo.done_share)
             for new in todo.end_pass():
                 tally.add(new)

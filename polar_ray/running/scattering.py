@@ -13,6 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polar_ray.data.lease import Fence
 from polar_ray.data.listing import InputFile
 from polar_ray.data.reading import RawSplit
 from polar_ray.data.scattered import assemble, parse_candidate_rows
@@ -46,6 +47,7 @@ class ToRows:
     folder: RunFolder
     partitions: int
     committed: frozenset[str]
+    fence: Fence | None = None
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Yields one table per split."""
@@ -59,6 +61,8 @@ class ToRows:
         raw = unpack(envelope)
         parsed = parse_candidate_rows(raw, self.input, self.partitions)
         storage = self.folder.storage
+        if self.fence is not None:
+            self.fence.check()
         if parsed.dead_letters.num_rows:
             storage.write_atomic(self.folder.dead_letters(raw.split_id), parquet_bytes(parsed.dead_letters))
         seconds = envelope.timed("parse", time.perf_counter() - started).header.seconds

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from polar_ray.data.lease import Fence
 from polar_ray.data.parsing import parse_split
 from polar_ray.data.reading import RawSplit, read_source
 from polar_ray.data.sources import Source
@@ -105,11 +106,14 @@ class Write:
     scorer_names: tuple[str, ...]
     generation: int = 1
     attempts: Any = None
+    fence: Fence | None = None
 
     def __call__(self, block: pa.Table) -> Blocks:
         """Yields one block per split: its commit record as JSON."""
         for envelope in Envelope.of_block(block):
             with stage("writing", envelope.name), overheard(self.attempts):
+                if self.fence is not None:
+                    self.fence.check()
                 record = commit_split(self.folder, envelope, self.scorer_names, self.generation)
             yield pa.table({"commit": pa.array([record], pa.binary())})
 

@@ -1,0 +1,177 @@
+"""Of several that would write into one folder one does; the others end at once and touch nothing."""
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from conftest import rows, write_jsonl
+from runs import Listening, files_below, part_files, recipe, score_table
+
+from polar_ray.data.lease import LeaseRecord
+from polar_ray.data.liveness import Process
+from polar_ray.data.one_writer import one_writer
+from polar_ray.data.storage import Storage
+from polar_ray.deriving.derive import derive
+from polar_ray.errors import ClusterTooSmall, LeaseLost, OutputBusy
+from polar_ray.recipe.derive import DeriveRecipe
+from polar_ray.running.folder import RUN, RunFolder
+from polar_ray.running.progress import Silent
+from polar_ray.running.retry import retry
+from polar_ray.running.run import run
+from polar_ray.running.tally import Tally
+
+HERE = rf"process {os.getpid()} on "
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """What is in a folder, and when each file was written."""
+    return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in files_below(folder)}
+
+
+def derivation(scored: Path, output: Path) -> DeriveRecipe:
+    return DeriveRecipe.of(
+        {"run": {"path": str(scored)}, "best_of_n": {"top_k": 1}, "output": {"path": str(output)}},
+    )
+
+
+def test_a_second_writer_is_told_who_works_since_when_and_what_to_do(folder: Storage) -> None:
+    with one_writer(folder, "_run", RUN) as lease:
+        with (
+            pytest.raises(
+                OutputBusy,
+                match=rf"another run has been writing into {folder.url} since 20.* \({HERE}.*wait for its end",
+            ),
+            one_writer(folder, "_run", RUN),
+        ):
+            pass
+        lease.check()
+    assert folder.list() == []
+    with one_writer(folder, "_run", RUN) as later:
+        assert later.token > lease.token
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_second_run_ends_at_once_and_leaves_the_first_ones_files_alone(
+    tmp_path: Path, embedded_ray: None, fresh: bool
+) -> None:
+    wanted = recipe(write_jsonl(tmp_path / "in.jsonl", rows(6)), tmp_path / "out", "input.split_rows=2")
+    run(wanted)
+    # As if it were still at work: not finished, a split missing, and another half-written.
+    out = tmp_path / "out"
+    (out / "manifest.json").unlink()
+    (out / "_run/commits/00000-00001.json").unlink()
+    half_written = out / "scores" / f".tmp-{'0' * 32}"
+    half_written.write_bytes(b"half")
+    os.utime(half_written, (1, 1))
+    with one_writer(Storage.of(str(out)), "_run", RUN):
+        before = contents(out)
+        with pytest.raises(OutputBusy, match="another run has been writing into"):
+            run(wanted, fresh=fresh)
+        assert contents(out) == before
+    run(wanted, fresh=fresh)
+    assert score_table(out).num_rows == 6
+    assert not (out / "_run/lease").exists()
+
+
+def test_what_is_finished_is_looked_at_whoever_writes_there(tmp_path: Path, embedded_ray: None) -> None:
+    wanted = recipe(write_jsonl(tmp_path / "in.jsonl", rows(2)), tmp_path / "out")
+    run(wanted)
+    derived = derivation(tmp_path / "out", tmp_path / "best")
+    derive(derived)
+    said = Listening()
+    with (
+        one_writer(Storage.of(str(tmp_path / "out")), "_run", RUN),
+        one_writer(Storage.of(str(tmp_path / "best")), "_derive", RUN),
+    ):
+        before = contents(tmp_path)
+        run(wanted, reporter=said)
+        assert derive(derived).counts["rows"] == 2
+        assert contents(tmp_path) == before
+    assert "nothing to do" in said.said[-1]
+
+
+def test_a_retry_and_a_fresh_start_of_its_run_keep_each_other_out(tmp_path: Path, embedded_ray: None) -> None:
+    flaky = {
+        "kind": "custom",
+        "target": "faulty:Flaky",
+        "settings": {"mended": str(tmp_path / "mended"), "diary": str(tmp_path / "diary")},
+    }
+    data = rows(2)
+    data[1]["prompt"][0]["content"] = "bad"
+    wanted = recipe(write_jsonl(tmp_path / "in.jsonl", data), tmp_path / "out", scorer=flaky)
+    run(wanted)
+    (tmp_path / "mended").touch()
+    with one_writer(Storage.of(str(tmp_path / "out")), "_run", RUN):
+        before = contents(tmp_path / "out")
+        with pytest.raises(OutputBusy):
+            retry(str(tmp_path / "out"))
+        assert contents(tmp_path / "out") == before
+    generation = retry(str(tmp_path / "out")).generation
+    assert generation is not None
+    assert generation.number == 2
+    assert not [name for name in files_below(tmp_path / "out") if "lease" in name]
+
+
+def test_a_run_takes_over_at_once_from_a_process_of_this_machine_that_was_killed(
+    tmp_path: Path, embedded_ray: None
+) -> None:
+    wanted = recipe(write_jsonl(tmp_path / "in.jsonl", rows(4)), tmp_path / "out", "input.split_rows=2")
+    run(wanted)
+    before = part_files(tmp_path / "out")
+    out = Storage.of(str(tmp_path / "out"))
+    out.delete(out.join("manifest.json"))
+    # Its number is another process's by now.
+    dead = msgspec.structs.replace(Process.this(), started="1")
+    left = LeaseRecord(owner="host:1:x", since="2026-01-01T00:00:00+00:00", expires=4e9, process=dead)
+    out.write_atomic(out.join("_run", "lease", "000000000007.json"), msgspec.json.encode(left))
+    assert run(wanted).resumed_splits == 2
+    assert part_files(tmp_path / "out") == before
+    assert not (tmp_path / "out/_run/lease").exists()
+
+
+class TakenOver(Silent):
+    """Another process takes the run over when the first splits are committed."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def update(self, tally: Tally, done_share: float) -> None:
+        storage = self._folder.storage
+        theirs = LeaseRecord(owner="host:1:x", since="2026-01-01T00:00:00+00:00", expires=4e9)
+        storage.write_atomic(storage.join("_run", "lease", f"{10**12 - 1}.json"), msgspec.json.encode(theirs))
+
+
+def test_a_run_that_was_taken_over_ends_and_finishes_nothing(tmp_path: Path, embedded_ray: None) -> None:
+    wanted = recipe(write_jsonl(tmp_path / "in.jsonl", rows(40)), tmp_path / "out", "input.split_rows=2")
+    folder = RunFolder.of(str(tmp_path / "out"))
+    with pytest.raises(LeaseLost, match="the run goes on there"):
+        run(wanted, reporter=TakenOver(folder))
+    # What its helpers still had to write was not wanted any more.
+    assert not folder.is_finished()
+    assert [info.path for info in folder.storage.list(folder.join("_run", "lease"))][-1].endswith(f"{10**12 - 1}.json")
+
+
+def test_where_nothing_came_of_a_run_nothing_is_left(tmp_path: Path, embedded_ray: None) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", rows(2))
+    (tmp_path / "there").mkdir()
+    for name in ("out", "there"):
+        with pytest.raises(ClusterTooSmall):
+            run(recipe(path, tmp_path / name, "compute.cpus_per_actor=1000"))
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_of_two_derivations_into_one_folder_the_second_deletes_nothing(tmp_path: Path, embedded_ray: None) -> None:
+    run(recipe(write_jsonl(tmp_path / "in.jsonl", rows(2)), tmp_path / "out"))
+    wanted = derivation(tmp_path / "out", tmp_path / "best")
+    derive(wanted)
+    (tmp_path / "best/manifest.json").unlink()
+    with one_writer(Storage.of(str(tmp_path / "best")), "_derive", RUN):
+        before = contents(tmp_path / "best")
+        for fresh in (False, True):
+            with pytest.raises(OutputBusy, match="another derivation has been writing into"):
+                derive(wanted, fresh=fresh)
+        assert contents(tmp_path / "best") == before
+    assert derive(wanted).counts["rows"] == 2
+    assert not (tmp_path / "best/_derive/lease").exists()
