@@ -17,6 +17,7 @@
     │   ├── OutputBusy         another process writes there
     │   ├── NotFinished        a run is there, but it has not finished
     │   └── RecipeChanged      resuming would mix two recipes
+    │       └── ScorerChanged  one table would hold rewards of two scorers
     ├── CheckpointError        a model's files are not what the scorer needs
     ├── TokenizerError         a tokenizer or chat template cannot be used safely
     ├── SelfCheckError         a scorer came out wrong on its own known pair
@@ -100,6 +101,10 @@ class NotFinished(OutputError):
 
 class RecipeChanged(OutputError):
     """The folder holds a run with another recipe, input or model; resuming would mix the two."""
+
+
+class ScorerChanged(RecipeChanged):
+    """The scorers are not those of the rewards that are there already, and rewards of two do not compare."""
 
 
 class CheckpointError(PolarRayError):

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 
+from polar_ray.curating import mixture
 from polar_ray.curating.shards import (
     listed_shards,
     new_shards,
@@ -26,17 +28,15 @@ from polar_ray.curating.state import Pending, Shard, State, Version, latest_numb
 from polar_ray.curating.table import write_table
 from polar_ray.curating.versions import SCHEMA, Published, expired, folder_of, point_to, points_to, remove
 from polar_ray.data.lease import Busy, Lease, Work
+from polar_ray.data.one_writer import LEASE_S
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import encode
-from polar_ray.errors import InputChanged, RecipeChanged, UnopenedFile
+from polar_ray.errors import InputChanged, RecipeChanged, ScorerChanged, UnopenedFile
 from polar_ray.recipe.curate import CurateRecipe
-from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.clearing import clear
 from polar_ray.running.derivations import check_derivations
 from polar_ray.running.inputs import checked_files
-from polar_ray.running.manifest import Manifest, read_manifest
 from polar_ray.running.progress import Reporter, Silent
-from polar_ray.scorers.fingerprint import same_scorers
 
 TICK = Work("tick", "nothing was published", "lease_s")
 
@@ -115,6 +115,9 @@ class Curation:
                     lease.check()
                     point_to(self._out, state.latest)
                 if work.makes_version:
+                    if not work.shards:
+                        # Where there is something to score, the run compares what the scorer is, not how it is set.
+                        mixture.refuse_set_otherwise(self._recipe, state)
                     state = self._publish(state, work, lease)
                     published = state.latest
                 if gone := expired(state.versions, self._recipe.keep, self._clock()):
@@ -159,18 +162,19 @@ class Curation:
         """Makes a version and returns the state with it."""
         begun = self._begin(state, work, lease)
         name = begun.tick
-        scored = self._score(state, begun, work, lease) if begun.shards else {}
         again: dict[str, Shard] = {}
         for run, generation in work.retried.items():
             known = {path: shard.identity for path, shard in state.shards.items() if shard.run == run}
             again |= shards_of(self._out, run, generation, known)
+        before = {**state.shards, **again} if self._recipe.over == "all" else again
+        stay = {path: shard for path, shard in before.items() if path not in begun.shards}
+        beside = mixture.manifests_of(self._out, stay)
+        mixture.refuse_mixture(beside)
+        scored = self._score(state, begun, work, lease, beside) if begun.shards else {}
         shards = {**state.shards, **again, **scored}
         table = shards if self._recipe.over == "all" else {**again, **scored}
-        manifests = {
-            key: read_manifest(run_folder(self._out, *key))
-            for key in {(shard.run, shard.generation) for shard in table.values()}
-        }
-        self._refuse_mixture(manifests)
+        manifests = mixture.manifests_of(self._out, table)
+        mixture.refuse_mixture(manifests)
         folder = folder_of(name)
         now = self._clock()
         runs = [manifests[key] for key in sorted(manifests)]
@@ -196,6 +200,7 @@ class Curation:
             versions=[*state.versions, version],
             datasets=self._datasets,
             last_tick=name,
+            scorers=mixture.settings_of(self._recipe),
         )
         lease.check()
         # This write is the publication: from now on the shards count as done.
@@ -232,37 +237,35 @@ class Curation:
         lease.check()
         write_state(self._out, msgspec.structs.replace(state, pending=pending, last_tick=pending.tick), lease.token)
 
-    def _score(self, state: State, pending: Pending, work: _Work, lease: Lease) -> dict[str, Shard]:
-        """Scores the shards of a tick into a run of their own, or goes on with it."""
+    def _score(
+        self, state: State, pending: Pending, work: _Work, lease: Lease, beside: mixture.Manifests
+    ) -> dict[str, Shard]:
+        """Scores the shards of a tick, beside the runs of some manifests, into a run, or goes on with it."""
         folder = run_folder(self._out, pending.tick, 1)
         recipe = self._recipe.scoring(sorted(pending.shards), folder.path)
-        if not (folder.is_finished() and _made_by(read_manifest(folder), recipe)):
-            # Ray is loaded only now that there is something to score.
-            from polar_ray.running.run import run
+        # Ray is loaded only now that there is something to score.
+        from polar_ray.running.run import run
 
+        score = partial(
+            run,
+            reporter=self._reporter,
+            lease_s=min(LEASE_S, self._recipe.lease_s),
+            check=partial(mixture.refuse_beside, beside),
+        )
+        try:
             try:
-                try:
-                    run(recipe, fresh=folder.is_finished(), reporter=self._reporter)
-                except InputChanged as changed:
-                    self._reporter.say(f"{changed}; reading it anew")
-                    run(recipe, reporter=self._reporter)
-            except RecipeChanged as changed:
-                self._reporter.say(f"{changed}; starting this tick's run over")
-                pending = Pending(pending.tick, work.shards)
-                self._write_pending(state, pending, lease)
-                run(recipe, fresh=True, reporter=self._reporter)
+                score(recipe)
+            except InputChanged as changed:
+                self._reporter.say(f"{changed}; reading it anew")
+                score(recipe)
+        except ScorerChanged:
+            raise
+        except RecipeChanged as changed:
+            self._reporter.say(f"{changed}; starting this tick's run over")
+            pending = Pending(pending.tick, work.shards)
+            self._write_pending(state, pending, lease)
+            score(self._recipe.scoring(sorted(pending.shards), folder.path), fresh=True)
         return shards_of(self._out, pending.tick, 1, pending.shards)
-
-    def _refuse_mixture(self, manifests: dict[tuple[str, int], Manifest]) -> None:
-        """Raises RecipeChanged if the runs of a version were scored by different scorers."""
-        first, *others = sorted(manifests)
-        for other in others:
-            if not same_scorers(manifests[other].fingerprints, manifests[first].fingerprints):
-                raise RecipeChanged(
-                    f"the scorer of {other[0]} is not that of {first[0]}, and rewards of two scorers do not compare; "
-                    "no version was published. Take back what changed in the scorer, or begin anew with another "
-                    "output.path, where all shards are scored again"
-                )
 
     def _derive(self, folder: str, lease: Lease) -> dict[str, int]:
         """Derives the datasets of a version; returns their rows by name.
@@ -293,7 +296,10 @@ class Curation:
             paths = self._recipe.input.path
             shown = paths if isinstance(paths, str) else ", ".join(paths)
             return Outcome("nothing", f"no shards in {shown} yet: nothing to do")
-        return Outcome("nothing", f"no new shards: nothing to do; the latest version is {latest.name}", latest.name)
+        text = f"no new shards: nothing to do; the latest version is {latest.name}"
+        if mixture.is_set_otherwise(self._recipe, state):
+            text += f". The scorer is set otherwise than when it was scored: {mixture.REMEDY}"
+        return Outcome("nothing", text, latest.name)
 
     def _words(self, state: State) -> str:
         latest = state.latest
@@ -319,11 +325,3 @@ def curate(recipe: CurateRecipe, *, reporter: Reporter | None = None) -> Outcome
         PolarRayError: As ``run`` and ``derive``; the next tick goes on where this one stopped.
     """
     return Curation(recipe, reporter=reporter).tick()
-
-
-def _made_by(manifest: Manifest, recipe: Recipe) -> bool:
-    """Whether a finished run was scored by a recipe's scorers, over its files."""
-    now = recipe.model_dump(mode="json")
-    paths = [entry["path"] for entry in manifest.inputs]
-    same = all(manifest.recipe.get(key) == now[key] for key in ("scorer", "scorers"))
-    return same and sorted(paths) == sorted(recipe.input.path)

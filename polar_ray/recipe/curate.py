@@ -112,6 +112,18 @@ class CurateRecipe(Document):
         """Returns what decides the datasets of a version, by name, wherever they are."""
         return {name: part.policy_as(self._dataset(name)) for name, part in self.derive.items()}
 
+    def scorer_settings(self) -> dict[str, dict[str, Any]]:
+        """Returns the settings of the scorers that can matter to a reward and are not at their defaults, by name.
+
+        So those of an earlier version are the same, though it knew fewer.
+        """
+        unimportant = {"device", "token_budget", "self_check", "known_scores"}
+        scorers = {"": self.scorer} if self.scorer is not None else self.scorers
+        return {
+            name: {"kind": scorer.kind, **scorer.model_dump(mode="json", exclude_defaults=True, exclude=unimportant)}
+            for name, scorer in scorers.items()
+        }
+
     def _dataset(self, name: str) -> str:
         return f"{self.name}-{name}"
 

@@ -1,6 +1,7 @@
 """The main job: score a dataset of generations, resumably."""
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timezone
 
@@ -44,6 +45,7 @@ from polar_ray.running.verified import failed, verification_line, verification_o
 
 LEFTOVER_S = 600
 """Seconds after which a half-written file was left by a writer that is dead: no write takes as long."""
+FingerprintCheck = Callable[[dict[str, dict[str, str]]], None]
 MAX_LOST_PASSES = 3
 """Passes in a row that may be lost without one commit between them."""
 
@@ -55,6 +57,7 @@ def run(
     reporter: Reporter | None = None,
     files: list[InputFile] | None = None,
     lease_s: float = LEASE_S,
+    check: FingerprintCheck | None = None,
 ) -> Manifest:
     """Scores the recipe's input into its output folder and returns the manifest.
 
@@ -68,6 +71,7 @@ def run(
         reporter: Is told how the run goes; nobody by default.
         files: The input as ``checked_files`` gave it just now, where it was listed before Ray was loaded.
         lease_s: Seconds after which a run that no longer says that it works there counts as dead.
+        check: Is given the fingerprints of the scorers, by name, before anything is scored, and may raise.
 
     Raises:
         OutputBusy: Another run writes into the output folder.
@@ -102,9 +106,9 @@ def run(
             # Before Ray starts: whoever comes second is to hear of it at once. What is finished is only looked at.
             lease = stack.enter_context(one_writer(folder.storage, RECORDS, RUN, lease_s))
         if not recipe.derive:
-            return score(recipe, parent, folder, files, lease, fresh=fresh, reporter=reporter)
+            return score(recipe, parent, folder, files, lease, fresh=fresh, reporter=reporter, check=check)
         with connected(recipe.compute):
-            manifest = score(recipe, parent, folder, files, lease, fresh=fresh, reporter=reporter)
+            manifest = score(recipe, parent, folder, files, lease, fresh=fresh, reporter=reporter, check=check)
             derive_all(recipe, reporter.say)
     return manifest
 
@@ -119,6 +123,7 @@ def score(
     fresh: bool,
     reporter: Reporter,
     retrial: Retrial | None = None,
+    check: FingerprintCheck | None = None,
 ) -> Manifest:
     """Scores files into a folder; see ``run``.
 
@@ -131,6 +136,7 @@ def score(
         fresh: Delete the run in the folder first.
         reporter: Is told how it goes.
         retrial: In a retry, says what need not be scored again.
+        check: As of ``run``.
     """
     started, started_at = time.monotonic(), _now()
     check_ray()
@@ -145,6 +151,8 @@ def score(
         job = Job(recipe, folder, tuple(files), fingerprints_of(recipe, sized), fence)
         if retrial is not None:
             retrial.check(job.fingerprints)
+        if check is not None:
+            check(job.fingerprints)
         fingerprints = {**(parent.fingerprints if parent is not None else {}), **job.fingerprints}
         if fresh:
             check_clearable(folder)

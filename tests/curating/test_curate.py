@@ -17,7 +17,7 @@ from runs import files_below
 from polar_ray.curating.tick import Curation, Outcome
 from polar_ray.curating.versions import latest_version
 from polar_ray.data.scores import read_scores
-from polar_ray.errors import InputError, LeaseLost, PolarRayError, RecipeChanged, RecipeError
+from polar_ray.errors import InputError, LeaseLost, PolarRayError, RecipeError, ScorerChanged
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.manifest import read_manifest
@@ -307,13 +307,36 @@ def test_a_pointer_that_was_not_moved_is_moved_by_the_next_tick(landing: Landing
 
 
 def test_rewards_of_two_scorers_do_not_come_into_one_version(landing: Landing) -> None:
-    before = landing.rewards()
+    before, runs = landing.rewards(), sorted((landing.out / "runs").iterdir())
     write_jsonl(landing.inputs / "g.jsonl", shard(70, groups=1))
-    with pytest.raises(RecipeChanged, match="rewards of two scorers do not compare; no version was published"):
+    with pytest.raises(ScorerChanged, match="do not compare; no version was published, and nothing was scored"):
         landing.tick("scorer={kind: length}")
     assert landing.rewards() == before
+    # It was found before a run was begun.
+    assert sorted((landing.out / "runs").iterdir()) == runs
     assert landing.tick().kind == "published"
     assert landing.rewards() == {**before, **rewards_of(70)}
+
+
+def test_a_version_of_rewards_that_the_scorer_did_not_give_as_it_is_set_is_refused(landing: Landing) -> None:
+    before = landing.latest()
+    with pytest.raises(ScorerChanged, match="nothing new to score; no version was published: take back what changed"):
+        landing.tick("scorer={kind: length}", "derive.pairs.pairs.min_margin=3.5")
+    assert landing.latest() == before
+    assert (
+        ". The scorer is set otherwise than when it was scored: take back" in landing.tick("scorer={kind: length}").text
+    )
+    assert landing.tick().text == f"no new shards: nothing to do; the latest version is {before.name}"
+
+
+def test_what_cannot_change_a_reward_does_not_count_as_another_setting(landing: Landing) -> None:
+    model = "kind: polar, model: m, dtype: float32"
+    plain = landing.recipe(f"scorer={{{model}}}").scorer_settings()
+    assert plain == {"": {"kind": "polar", "model": "m", "dtype": "float32"}}
+    assert (
+        landing.recipe(f"scorer={{{model}, device: cpu, token_budget: 9, references: max}}").scorer_settings() == plain
+    )
+    assert landing.recipe(f"scorer={{{model}, references: mean}}").scorer_settings() != plain
 
 
 def test_a_version_of_the_ticks_own_shards(tmp_path: Path, embedded_ray: None) -> None:
