@@ -74,7 +74,7 @@ def _create_s3(storage: Storage, key: str, data: bytes) -> bool:
     try:
         from s3fs import S3FileSystem
     except ImportError as error:
-        raise StorageError("s3:// needs a package that is not installed: pip install 'polar-ray[s3]'.") from error
+        raise StorageError("s3:// needs a package that is not installed: pip install s3fs.") from error
     options: dict[str, Any] = {name: value for name, value in storage.options.items() if name != "region"}
     region = storage.options.get("region")
     config = {

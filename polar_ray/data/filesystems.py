@@ -25,13 +25,13 @@ ATTEMPTS = 2
 """Times that a client library tries by itself, so that its waiting and ours do not multiply."""
 
 _INSTALL = {
-    "s3": "pip install 'polar-ray[s3]'",
-    "s3a": "pip install 'polar-ray[s3]'",
-    "gs": "pip install 'polar-ray[gcs]'",
-    "gcs": "pip install 'polar-ray[gcs]'",
-    "az": "pip install 'polar-ray[azure]'",
-    "abfs": "pip install 'polar-ray[azure]'",
-    "abfss": "pip install 'polar-ray[azure]'",
+    "s3": "pip install s3fs",
+    "s3a": "pip install s3fs",
+    "gs": "pip install gcsfs",
+    "gcs": "pip install gcsfs",
+    "az": "pip install adlfs",
+    "abfs": "pip install adlfs",
+    "abfss": "pip install adlfs",
     "hf": "pip install huggingface_hub",
 }
 
