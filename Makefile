@@ -20,10 +20,10 @@ demo: $(VENV)/.installed ## Score the sample data on this machine and show ranke
 	@$(BIN)/polar-ray run pipelines/demo.yaml output.path=$(OUT) --fresh --show 4
 
 test: $(VENV)/.installed ## Run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(VENV)/.installed ## Run the tests that take most of a minute each
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 lint: $(VENV)/.installed ## Check format, lint and types
 	$(BIN)/ruff format --check .

@@ -25,6 +25,8 @@ SHARED = TESTS.parents[1] / "shared"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Two workers with two threads each on two cores: a thread that waits for its siblings must not spin meanwhile.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(TESTS))
 
 
@@ -65,6 +67,27 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return Storage.of(str(tmp_path / "folder"))
     s3: Bucket = request.getfixturevalue("s3")
     return Storage.of(f"s3://bucket/{uuid.uuid4().hex}", s3.options)
+
+
+@pytest.fixture(scope="session")
+def ray_environment(embedded_ray: None) -> dict[str, str]:
+    """What a command needs to work on that Ray, where it need not start one of its own."""
+    import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+SLOWEST_FIRST = ("faults", "jobs", "laws", "curating", "running")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the folders with the longest tests first, so that no worker is left with one of them at the end."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else len(SLOWEST_FIRST)
+
+    items.sort(key=place)
 
 
 def rows(groups: int, candidates: int = 3, *, prompt: str = "question") -> list[dict[str, Any]]:

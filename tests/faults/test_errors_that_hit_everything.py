@@ -51,10 +51,12 @@ def test_a_scorer_that_cannot_start_stops_the_run_with_its_own_words(tmp_path: P
     assert_healthy(tmp_path)
 
 
-def test_the_command_line_says_in_one_sentence_why_a_scorer_cannot_start(tmp_path: Path) -> None:
+def test_the_command_line_says_in_one_sentence_why_a_scorer_cannot_start(
+    tmp_path: Path, ray_environment: dict[str, str]
+) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(recipe_of(tmp_path, rows(6), faulty("CannotStart"))))
-    with command(polar_ray("run", str(recipe)), tmp_path / "log") as running:
+    with command(polar_ray("run", str(recipe)), tmp_path / "log", ray_environment) as running:
         assert running.wait() == 1
         said = [line for line in running.output.splitlines() if "%" not in line]
     assert said == ["polar-ray: CheckpointError: model.safetensors has no v_head.weight"]

@@ -1,6 +1,7 @@
 """Derivations in a run's own recipe: made from its score table when that is finished."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -157,11 +158,14 @@ def test_credentials_of_derivations_are_not_shown() -> None:
     assert "secret: '***'" in shown
 
 
-def test_the_command_shows_what_was_derived(tmp_path: Path) -> None:
+def test_the_command_shows_what_was_derived(tmp_path: Path, ray_environment: dict[str, str]) -> None:
     described = wanted(tmp_path).model_dump(mode="json", exclude_unset=True)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(described))
     command = [sys.executable, "-m", "polar_ray", "run", str(tmp_path / "recipe.yaml")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=ROOT)
+    environment = {**os.environ, **ray_environment}
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=180, check=False, cwd=ROOT, env=environment
+    )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     begin = next(number for number, line in enumerate(lines) if line.startswith("pairs: "))
