@@ -4,7 +4,7 @@ import ray
 
 from polar_ray.errors import PolarRayError
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.running.cluster import Pool
+from polar_ray.running.placement import Pool
 from polar_ray.scorers.catalog import fingerprint_of
 
 

@@ -10,12 +10,19 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from polar_ray.data.sources import Source
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.running.cluster import ENCODE_CPUS, READ_CPUS, WRITE_CPUS, Pool
 from polar_ray.running.folder import Commit
 from polar_ray.running.job import Job
+from polar_ray.running.placement import Pool
 from polar_ray.running.scattering import Gather, ToRows, partitions
 from polar_ray.running.scoring import Score
 from polar_ray.running.stages import Encode, EncodeNext, Read, Write
+
+READ_CPUS, ENCODE_CPUS, WRITE_CPUS = 0.4, 0.9, 0.4
+"""CPUs that one task of each stage asks for.
+
+They differ from each other and from any usual actor, because Ray Data fuses neighbouring stages that ask for the
+same resources, and fused stages cannot overlap.
+"""
 
 
 def dataset(job: Job, sources: list[Source], committed: frozenset[str], pools: list[Pool], attempts: Any) -> Dataset:

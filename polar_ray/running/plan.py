@@ -17,12 +17,12 @@ from polar_ray.models.checkpoint import resolve_adapter
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.scorers import RewardModel
-from polar_ray.running.cluster import placement
 from polar_ray.running.derivations import check_derivations
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.inputs import checked_files
 from polar_ray.running.packing import packing
 from polar_ray.running.parent import parent_of
+from polar_ray.running.placement import placement
 from polar_ray.scorers.catalog import make_encoder
 from polar_ray.scorers.sight import Sight, seen
 

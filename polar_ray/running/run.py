@@ -19,7 +19,7 @@ from polar_ray.recipe.run import Actors
 from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.clearing import check_clearable
 from polar_ray.running.clock import ScoringClock
-from polar_ray.running.cluster import Pool, connected, pools
+from polar_ray.running.cluster import connected, pools
 from polar_ray.running.derivations import are_derived, check_derivations, clear_derivations
 from polar_ray.running.deriving import derive_all
 from polar_ray.running.duplicates import check_removed, remove_duplicates
@@ -35,6 +35,7 @@ from polar_ray.running.manifest import Manifest, conservation_of, counts_of, rea
 from polar_ray.running.parent import Parent, parent_of
 from polar_ray.running.passes import NodeLossWatch, run_pass
 from polar_ray.running.pipeline import dataset
+from polar_ray.running.placement import Pool
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.ray_private import check_ray
 from polar_ray.running.retrial import Retrial

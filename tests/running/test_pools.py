@@ -7,7 +7,8 @@ import pytest
 from polar_ray.errors import ClusterTooSmall
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import Length, Polar, ScorerConfig
-from polar_ray.running.cluster import alive_nodes, placement, pools, pools_on
+from polar_ray.running.cluster import alive_nodes, pools
+from polar_ray.running.placement import placement, pools_on
 
 Nodes = list[dict[str, float]]
 TEXT, MODEL, CPU_MODEL = Length(), Polar(model="m"), Polar(model="m", device="cpu")
