@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polar_ray.data.arrays import lengths_of
 from polar_ray.data.listing import InputFile
 from polar_ray.data.parsing import parse_split
 from polar_ray.data.reading import RawSplit, read_source
@@ -18,6 +19,7 @@ from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.scorers import RewardModel
 from polar_ray.running.derivations import check_derivations
+from polar_ray.running.estimate import estimate
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.inputs import checked_files
 from polar_ray.running.packing import packing
@@ -72,13 +74,18 @@ def plan(recipe: Recipe) -> Plan:
     groups, reasons = _parsed(files, sampled, recipe.input)
     candidates = sum(sum(len(row) for row in table.column("candidates")) for table in groups)
     tokens = 0
+    each_tokens: np.ndarray | None = None
     first = []
     for name, scorer in recipe.named_scorers.items():
         encoder = make_encoder(scorer)
         if encoder is None:
             continue
         encoded = [encoder.encode(seen(table, Sight.of(scorer)).groups) for table in groups]
-        tokens += sum(pc.sum(pc.list_value_length(table.column("ids"))).as_py() or 0 for table in encoded)
+        of_groups = np.concatenate(
+            [_tokens(table, group.num_rows) for table, group in zip(encoded, groups, strict=True)]
+        )
+        each_tokens = of_groups if each_tokens is None else each_tokens + of_groups
+        tokens += int(of_groups.sum())
         ids = next((ids for table in encoded for ids in table.column("ids").drop_null()), None)
         if ids is not None:
             array = np.asarray(ids.as_py(), np.int32)
@@ -94,7 +101,7 @@ def plan(recipe: Recipe) -> Plan:
         sample_dead_letters=reasons.total(),
         dead_letters=dict(reasons),
         first=first,
-        estimate=_estimate(share, candidates, tokens),
+        estimate=estimate(sources, sampled, share, _candidates(groups, sampled, recipe.input), each_tokens),
         placement=[
             f"{name or scorer.kind} runs {placement(recipe.compute, scorer)}"
             for name, scorer in recipe.named_scorers.items()
@@ -154,10 +161,18 @@ def _sampled_share(files: list[InputFile], sampled: list[RawSplit]) -> float:
     return min(1.0, read / max(1, sum(file.size for file in files)))
 
 
-def _estimate(share: float, candidates: int, tokens: int) -> list[str]:
-    if not candidates or not share:
-        return ["no candidates in the sample"]
-    lines = [f"about {round(candidates / share):,} candidates (the sample is {share:.1%} of the input by bytes)"]
-    if tokens:
-        lines.append(f"about {round(tokens / share):,} tokens, {tokens / candidates:,.0f} per candidate")
-    return lines
+def _candidates(groups: list[pa.Table], sampled: list[RawSplit], config: Input) -> np.ndarray:
+    """int64: the candidates of each row that was looked at; a row that becomes none has 0."""
+    rows = sum(raw.rows for raw in sampled)
+    if config.layout == "groups":
+        each = [lengths_of(chunk) for table in groups for chunk in table.column("candidates").chunks]
+    else:
+        each = [np.ones(sum(len(row) for row in table.column("candidates")), np.int64) for table in groups]
+    found = np.concatenate([*each, np.zeros(0, np.int64)])
+    return np.concatenate([found, np.zeros(max(0, rows - len(found)), np.int64)])
+
+
+def _tokens(encoded: pa.Table, groups: int) -> np.ndarray:
+    """int64 [groups]: tokens of all sequences of each group."""
+    lengths = pc.fill_null(pc.list_value_length(encoded.column("ids")), 0).to_numpy()
+    return np.bincount(encoded.column("group").to_numpy(), lengths, groups).astype(np.int64)

@@ -48,6 +48,25 @@ def test_a_large_input_is_estimated_from_its_head(tmp_path: Path) -> None:
     assert made.estimate == ["about 400 candidates (the sample is 25.0% of the input by bytes)"]
 
 
+def test_the_rows_of_parquet_are_exact_and_the_candidates_have_their_error(tmp_path: Path) -> None:
+    data = [{**row, "candidates": row["candidates"][: 1 + number % 3]} for number, row in enumerate(rows(90))]
+    path = write_parquet(tmp_path / "in.parquet", data)
+    [line] = plan(recipe(path, tmp_path / "out")).estimate
+    assert line == "180 candidates (exactly 90 rows by the Parquet footers, all of them in the sample)"
+    [line] = plan(recipe(path, tmp_path / "out", "input.split_rows=30")).estimate
+    # 30 of 90 rows with 1, 2 and 3 candidates: 2 * 90 * 0.830 / sqrt(30) * sqrt(2 / 3).
+    assert line == "about 180 candidates, ± 22 (exactly 90 rows by the Parquet footers, 30 of them in the sample)"
+
+
+def test_real_parquet_is_estimated_rightly(shared: Path, tmp_path: Path) -> None:
+    names = {"candidates": "outputs"}
+    fields = {"candidate_id": "output_id", "messages": "content"}
+    for name, rows_of, candidates in (("vicuna80", 60, "2,160"), ("gsm8k", 869, "about 3,476")):
+        config = {"path": str(shared / f"data/medium/{name}.parquet"), "columns": names, "candidate_fields": fields}
+        [line] = plan(recipe(config["path"], tmp_path / "out", input=config)).estimate  # type: ignore[arg-type]
+        assert line.startswith(f"{candidates} candidates (exactly {rows_of} rows")
+
+
 def test_several_files_are_sampled_across_the_listing(tmp_path: Path) -> None:
     for index in range(8):
         write_jsonl(tmp_path / "in" / f"{index}.jsonl", rows(index + 1))
