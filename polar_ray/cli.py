@@ -67,7 +67,7 @@ def run(
     manifest = run_recipe(resolved, fresh=fresh, reporter=reporter(), files=files)
     if show:
         print_groups(sample(resolved.output.path, show, storage_options=resolved.output.storage_options))
-    print_manifest(manifest, resolved.output.path)
+    print_manifest(manifest, resolved.output.path, options=resolved.output.storage_options)
     print_derived(resolved)
     if any(failed(entry) for entry in manifest.verification.values()):
         raise typer.Exit(1)
@@ -123,7 +123,8 @@ def retry(
 
     manifest = retry_run(run, overrides, allow_changed=allow_changed, fresh=fresh, reporter=reporter())
     number = manifest.generation.number if manifest.generation is not None else 1
-    print_manifest(manifest, generation(first_generation(run, overrides).path, number))
+    first = first_generation(run, overrides)
+    print_manifest(manifest, generation(first.path, number), options=first.options)
     _end_badly_on_errors(manifest)
 
 

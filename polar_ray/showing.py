@@ -6,11 +6,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from polar_ray.data.generations import run_of
 from polar_ray.data.scores import scorer_names
 from polar_ray.data.status import Status
 from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.deriving.summary import summary
+from polar_ray.running.folder import RunFolder
+from polar_ray.running.unscored import FAILED, unscored
 from polar_ray.running.verified import failed, verification_line
 from polar_ray.terminal import printable, say
 
@@ -24,9 +27,25 @@ if TYPE_CHECKING:
 TEXT_WIDTH = 400
 """Characters of one text that are shown."""
 
+MESSAGE_WIDTH = 300
+"""Characters of an error's message that are shown."""
 
-def print_manifest(manifest: "Manifest", path: str, table: str = "scores/part-*.parquet") -> None:
-    """Prints the figures of a run; ``table`` is where its score table lies in its folder."""
+
+def print_manifest(
+    manifest: "Manifest",
+    path: str,
+    table: str = "scores/part-*.parquet",
+    *,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Prints the figures of a run, and why candidates have no reward.
+
+    Args:
+        manifest: Of the run.
+        path: Its folder.
+        table: Where its score table lies in there.
+        options: Storage options of the folder.
+    """
     console = _console()
     counts = manifest.counts
     console.print(
@@ -36,6 +55,7 @@ def print_manifest(manifest: "Manifest", path: str, table: str = "scores/part-*.
     for name, statuses in counts["statuses"].items():
         shown = ", ".join(f"{status} {count:,}" for status, count in statuses.items())
         console.print(f"status{f' of {name}' if name else ''}: {shown or 'no candidates'}")
+    _print_unscored(console, manifest, path, options)
     for what in ("dead_letters", "drops"):
         if counts[what]:
             shown = ", ".join(f"{reason} {count:,}" for reason, count in counts[what].items())
@@ -122,6 +142,22 @@ def print_plan(plan: "Plan") -> None:
     for warning in plan.warnings:
         console.print(f"warning: {warning}", style="bold", soft_wrap=True)
     console.print("nothing was written")
+
+
+def _print_unscored(console: Console, manifest: "Manifest", path: str, options: dict[str, Any] | None) -> None:
+    """Prints the most frequent failures with a prompt each, and what to do about them."""
+    statuses = manifest.counts["statuses"]
+    scorers = [name for name, counts in statuses.items() if counts.keys() & FAILED]
+    if not scorers:
+        return
+    for found in unscored(RunFolder.of(path, options), scorers):
+        who = f"{found.scorer}: " if found.scorer else ""
+        said = f"  {who}{found.status} {found.candidates:,}, such as in prompt_id {found.prompt_id!r}"
+        console.print(
+            said + (f": {' '.join(found.message.split())[:MESSAGE_WIDTH]}" if found.message else ""), soft_wrap=True
+        )
+    again = f"polar-ray retry {run_of(path, options)[0]}"
+    console.print(f"  mend the cause, then score these again: {again}", soft_wrap=True)
 
 
 def _print_stages(console: Console, manifest: "Manifest") -> None:

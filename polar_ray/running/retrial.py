@@ -24,10 +24,9 @@ from polar_ray.running.keep import Index, Keep, origins_path, rows_by_generation
 from polar_ray.running.manifest import Generation, Manifest, Source
 from polar_ray.running.progress import Reporter
 from polar_ray.running.tally import Tally
+from polar_ray.running.unscored import FAILED
 from polar_ray.scorers.fingerprint import changed_keys
 
-FAILED = frozenset(status.value for status in (Status.ERROR, Status.CRASHED, Status.TIMEOUT, Status.NON_FINITE))
-"""Statuses that another attempt may change, whatever their cause was."""
 OF_THE_SETTINGS = frozenset(status.value for status in (Status.TOO_LONG, Status.TRUNCATED, Status.UNSUPPORTED))
 """Statuses that come out the same again unless the scorer's settings changed.
 

@@ -111,7 +111,13 @@ def retry(
     # Of the whole run: whoever starts it over would delete this generation too.
     with one_writer(first.storage, RECORDS, RUN) as lease:
         fresh = fresh and target.is_run()
-        return score(recipe, parent_run, target, files, lease, fresh=fresh, reporter=reporter, retrial=retrial)
+        made = score(recipe, parent_run, target, files, lease, fresh=fresh, reporter=reporter, retrial=retrial)
+    if all(made.counts[name] == manifest.counts[name] for name in ("statuses", "dead_letters", "groups")):
+        reporter.say(
+            f"the retry changed nothing: generation {number + 1} has as many scores, failures and dead letters as the "
+            "one before; mend their cause before another retry"
+        )
+    return made
 
 
 def first_generation(run: str, overrides: list[str] | None = None) -> RunFolder:

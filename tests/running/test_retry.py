@@ -332,3 +332,25 @@ def test_scattered_candidates_are_scored_again_by_partition(tmp_path: Path) -> N
     assert sorted(new["p0012"]["reward"]) == [120.0, 121.0, 122.0]
     kept = [name for name in old if name not in ("p0004", "p0012")]
     assert [new[name] for name in kept] == [old[name] for name in kept]
+
+
+def test_failures_are_shown_with_a_prompt_and_what_to_do(failed: Path) -> None:
+    shown = CliRunner().invoke(app, ["show", str(failed), "-n", "1"])
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output[shown.output.index("status: error 6") :].splitlines()
+    assert lines[1] == "  error 6, such as in prompt_id 'p0004': ValueError: not mended yet"
+    assert lines[2] == f"  mend the cause, then score these again: polar-ray retry {failed}"
+
+
+def test_a_retry_that_changes_nothing_says_so(inputs: Path, copy: Path) -> None:
+    mend(inputs, mended=False)
+    listening = Listening()
+    manifest = retry(str(copy), reporter=listening)
+    assert manifest.counts["statuses"] == {"": {"error": 6, "ok": 36}}
+    assert listening.said[-1].startswith(
+        "the retry changed nothing: generation 2 has as many scores, failures and dead"
+    )
+    mend(inputs)
+    listening = Listening()
+    assert retry(str(copy), reporter=listening).counts["statuses"] == {"": {"ok": 42}}
+    assert not any("changed nothing" in text for text in listening.said)
