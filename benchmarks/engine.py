@@ -15,8 +15,9 @@ same lengths are made). The ways take turns:
 
 ``of peak`` is what was computed (matrix products of the linear layers and of attention, without padding, the last
 layer where it is needed) by the time taken, against the fastest large matrix product of the same dtype that was
-measured in the same rounds; for (c) without the tokens that it says it had in its cache. ``max |Δ|`` is against plain
-forwards in float32. Several ``--candidates`` or ``--dtype`` give a table
+measured in the same rounds; for (c) without the tokens that it says it had in its cache. ``max |Δ|`` and what follows
+it are of the distances from plain forwards in float32; ``flips`` is the share of pairs of one prompt that come out in
+the other order. Several ``--candidates`` or ``--dtype`` give a table
 each, and one of their ratios at the end. Loading is not timed.
 """
 
@@ -45,6 +46,8 @@ from polar_ray.models.loaded import LoadedModel
 
 WARM_UP = 8
 """Sequences of the first round, which is not counted."""
+CHECKED = 64
+"""Sequences, about, whose scores are compared with plain ones."""
 
 
 class Plain:
@@ -117,7 +120,7 @@ class Work:
 
 
 def _checked(sequences: int) -> slice:
-    return slice(None, None, max(1, sequences // 16))
+    return slice(None, None, max(1, sequences // CHECKED))
 
 
 def take_turns(work: Work, ways: list[Way], rounds: int, peak: Callable[[], float]) -> None:
@@ -139,13 +142,23 @@ def rows(work: Work, ways: list[Way], tokens: int) -> list[str]:
     for way in ways:
         seconds = float(np.median(way.seconds))
         assert way.scores is not None
-        delta = np.abs(way.scores[work.checked, 0] - work.expected).max()
+        delta = np.abs(way.scores[work.checked, 0] - work.expected)
         share = "" if way.operations is None else f"{way.operations / seconds / max(work.peaks):.1%}"
         lines.append(
             f"{way.name:12}{seconds:>8.2f}{len(way.scores) / seconds:>9.1f}{tokens / seconds:>9.0f}{share:>9}"
-            f"{delta:>10.1e}   {seconds / float(np.median(base)):.2f} (best {min(way.seconds) / min(base):.2f})"
+            f"{delta.max():>10.1e}{np.quantile(delta, 0.99):>9.1e}{np.median(delta):>9.1e}"
+            f"{np.sqrt((delta**2).mean()):>9.1e}{flips(work, way.scores[work.checked, 0]):>8.1%}"
+            f"   {seconds / float(np.median(base)):.2f} (best {min(way.seconds) / min(base):.2f})"
         )
     return lines
+
+
+def flips(work: Work, scores: np.ndarray) -> float:
+    """Returns the share of the pairs within groups that the expected scores order otherwise."""
+    group = np.repeat(np.arange(len(work.groups)), [len(group) for group in work.groups])[work.checked]
+    first, second = np.nonzero(np.triu(group[:, None] == group, 1))
+    order = np.sign(scores[first] - scores[second]) != np.sign(work.expected[first] - work.expected[second])
+    return float(order.mean()) if len(order) else 0.0
 
 
 def works(arguments: argparse.Namespace) -> list[Work]:
@@ -242,7 +255,8 @@ def run(name: DType, arguments: argparse.Namespace, sets: list[Work]) -> dict[st
                 f"\n{part.name}: {len(part.groups)} groups of up to {part.candidates}, {len(sequences)} candidates, "
                 f"{flat_plan.tokens_given} tokens given, {shared.plan(sequences).tokens} computed when shared; {name}, "
                 f"{threads} thread(s), {arguments.clock} clock, matrix peak {max(part.peaks) / 1e9:.0f} GFLOP/s",
-                f"{'':12}{'s':>8}{'cand/s':>9}{'tok/s':>9}{'of peak':>9}{'max |Δ|':>10}   times (e)",
+                f"{'':12}{'s':>8}{'cand/s':>9}{'tok/s':>9}{'of peak':>9}{'max |Δ|':>10}{'99 %':>9}{'median':>9}"
+                f"{'rms':>9}{'flips':>8}   times (e)",
             ]
         )
         note(part, chosen, tables[-1])

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from polar_ray.data.group import Group, groups_to_table
 from polar_ray.data.status import Status
-from polar_ray.engine.device import BATCH_TOLERANCE
+from polar_ray.engine.device import USUAL_ROUNDING
 from polar_ray.engine.engine import Engine
 from polar_ray.errors import DeviceLost, ScoringError
 from polar_ray.models.adapter import Adapter
@@ -165,8 +165,8 @@ class RewardModelScorer(ABC):
 
     @property
     def tolerance(self) -> float:
-        """How far the two may be apart, relative to ``max(1, |reward|)``: what the dtype's rounding allows."""
-        return BATCH_TOLERANCE[self.engine.dtype]
+        """How far the two may always be apart, relative to ``max(1, |reward|)``; see ``allowed_rounding``."""
+        return USUAL_ROUNDING[self.engine.dtype]
 
     def _score_table(self, groups: pa.Table, table: pa.Table, score: Callable[[list[Any]], np.ndarray]) -> Scores:
         ids = id_lists(table)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from polar_ray.data.group import Candidate, Group, Message, groups_to_table
-from polar_ray.engine.device import BATCH_TOLERANCE
+from polar_ray.engine.device import allowed_rounding
 from polar_ray.errors import SelfCheckError
 from polar_ray.recipe.scorers import KnownScore
 from polar_ray.scorers.encoded import id_lists
@@ -59,13 +59,13 @@ def _check_company(scorer: "RewardModelScorer", name: str, sequences: list[np.nd
             f"{name}: the rewards of ordinary short texts in {scorer.engine.dtype} are {together[:, 0].tolist()}. "
             "The weights are damaged, or the dtype's range is too small for this model: try bfloat16 or float32."
         )
-    shortest = min(range(len(sequences)), key=lambda row: len(sequences[row]))
-    alone = scorer.engine.score([sequences[shortest]])[0]
-    tolerance = BATCH_TOLERANCE[scorer.engine.dtype]
-    difference = np.abs(alone - together[shortest])
-    if (difference > tolerance * np.maximum(1.0, np.abs(alone))).any():
+    alone = np.concatenate([scorer.engine.score([ids]) for ids in sequences])
+    relative = (np.abs(alone - together) / np.maximum(1.0, np.abs(alone))).max(axis=1)
+    tolerance = allowed_rounding(relative, scorer.engine.dtype)
+    worst = int(relative.argmax())
+    if relative[worst] > tolerance:
         raise SelfCheckError(
-            f"{name}: a text scores {alone.tolist()} alone and {together[shortest].tolist()} beside longer ones; "
+            f"{name}: a text scores {alone[worst].tolist()} alone and {together[worst].tolist()} beside others; "
             f"{scorer.engine.dtype} allows {tolerance} relative to the reward. The attention implementation in use "
             "lets padding through: report this with the output of 'polar-ray env'."
         )

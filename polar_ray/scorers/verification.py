@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from polar_ray.data.status import Status
+from polar_ray.engine.device import allowed_rounding
 from polar_ray.errors import DeviceLost
 from polar_ray.scorers.base import Scores
 from polar_ray.scorers.encoded import candidate_counts
@@ -26,7 +27,8 @@ class Verification(msgspec.Struct, frozen=True):
     """What came of scoring candidates again. ``+`` adds two of them up, in any order.
 
     Attributes:
-        tolerance: How far a reward may move, relative to ``max(1, |reward|)``.
+        tolerance: How far a reward may move, relative to ``max(1, |reward|)``; see ``allowed_rounding``. Of a sum, the
+            largest of its parts.
         groups: Groups of the sample.
         candidates: Candidates that have a reward both ways.
         beyond: Candidates whose rewards are further apart than the tolerance, or are finite in one way only.
@@ -96,9 +98,8 @@ def verify(
     Raises:
         DeviceLost: Nothing more can be scored in this process.
     """
-    tolerance = scorer.tolerance
     if not len(rows):
-        return Verification(tolerance)
+        return Verification(scorer.tolerance)
     kept, compared = _of_sample(groups, scores, rows)
     before = scores.reward.filter(pa.array(kept))
     prompt_ids = np.repeat(groups.column("prompt_id").to_numpy(), candidate_counts(groups))[kept]
@@ -108,7 +109,7 @@ def verify(
         raise
     except Exception as error:
         # A forward of one whole sequence may need memory that packed ones do not, and the scores stand without it.
-        return not_rescored(tolerance, groups, scores, rows, f"{type(error).__name__}: {error}")
+        return not_rescored(scorer.tolerance, groups, scores, rows, f"{type(error).__name__}: {error}")
     failed = compared & pc.equal(again.status, Status.ERROR.value).to_numpy(zero_copy_only=False)
     compared = compared & ~failed
     first = before.to_numpy(zero_copy_only=False)[compared].astype(np.float64)
@@ -116,7 +117,9 @@ def verify(
     delta = np.abs(first - second)
     finite = np.isfinite(delta)
     one_way_only = np.isfinite(first) != np.isfinite(second)
-    beyond = one_way_only | (delta > tolerance * np.maximum(1.0, np.abs(second)))
+    relative = delta / np.maximum(1.0, np.abs(second))
+    tolerance = allowed_rounding(relative[finite], scorer.engine.dtype)
+    beyond = one_way_only | (finite & (relative > tolerance))
     # What is finite in one way only is worse than any distance, and what is beyond is worse than what is not.
     distance = np.where(one_way_only, np.inf, np.where(finite & (beyond | ~beyond.any()), delta, 0.0))
     return Verification(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polar_ray.data.group import Candidate, Group, Message, groups_to_table
-from polar_ray.engine.device import BATCH_TOLERANCE
+from polar_ray.engine.device import MOST_ROUNDING, USUAL_ROUNDING
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.scorers.base import Encoder, Scorer
 from polar_ray.scorers.catalog import make_encoder, make_scorer
@@ -102,7 +102,8 @@ def assert_same(got: list[Any], expected: list[Any], tolerance: float) -> None:
 
 
 def tolerance_of(name: str, dtype: str = "float32") -> float:
-    return BATCH_TOLERANCE[dtype] if "model" in SCORERS[name] else 0.0
+    rounding = USUAL_ROUNDING if dtype == "float32" else MOST_ROUNDING
+    return rounding[dtype] if "model" in SCORERS[name] else 0.0
 
 
 CHOICES = st.lists(
