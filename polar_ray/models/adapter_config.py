@@ -4,14 +4,15 @@ The format is PEFT's (``peft.LoraConfig``): which modules have a low-rank update
 modules were trained whole and saved.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from polar_ray.errors import CheckpointError
-from polar_ray.models.checkpoint import read_adapter_config
+from polar_ray.models.checkpoint import ADAPTER_CONFIG, read_adapter_config
+from polar_ray.models.damage import damage_of
+from polar_ray.models.pattern import matches
 
 Number = TypeVar("Number", int, float)
 
@@ -75,41 +76,26 @@ class AdapterConfig:
             CheckpointError: It is missing or damaged, or asks for something that cannot be merged.
         """
         content = read_adapter_config(folder)
-        _check_kind(folder, content)
-        try:
-            layers = content.get("layers_to_transform")
-            return AdapterConfig(
-                folder,
-                content.get("base_model_name_or_path"),
-                int(content["r"]),
-                float(content["lora_alpha"]),
-                dict(content.get("rank_pattern") or {}),
-                dict(content.get("alpha_pattern") or {}),
-                bool(content.get("use_rslora")),
-                _names(content["target_modules"]),
-                _names(content.get("exclude_modules")),
-                tuple(content.get("modules_to_save") or ()),
-                None if layers is None else (layers,) if isinstance(layers, int) else tuple(layers),
-                tuple([content["layers_pattern"]] if isinstance(content.get("layers_pattern"), str) else ())
-                or tuple(content.get("layers_pattern") or ()),
-            )
-        except KeyError as error:
-            raise CheckpointError(f"{folder}/adapter_config.json has no {error}. Download the adapter again.") from None
+        with damage_of(folder / ADAPTER_CONFIG):
+            _check_kind(folder, content)
+            return _of(folder, content)
 
     def rank_of(self, module: str) -> int:
         """Returns the rank of a module's update."""
-        return _by_pattern(self.rank_pattern, module, self.rank)
+        return self._by_pattern(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:
         """Returns what the product of a module's two matrices is multiplied by: alpha / r, or alpha / sqrt(r)."""
         rank = self.rank_of(module)
-        return _by_pattern(self.alpha_pattern, module, self.alpha) / (rank**0.5 if self.rslora else rank)
+        return self._by_pattern(self.alpha_pattern, module, self.alpha) / (rank**0.5 if self.rslora else rank)
 
     def targets(self, module: str) -> bool:
         """Whether a module is one that the adapter was trained to update; not one that was trained whole."""
-        if self.saves(module) or (self.exclude_modules and _matches(self.exclude_modules, module)):
+        if self.saves(module) or (self.exclude_modules and self._matches(self.exclude_modules, module)):
             return False
-        return _matches(self.target_modules, module) and (self.layers is None or self._layer_of(module) in self.layers)
+        return self._matches(self.target_modules, module) and (
+            self.layers is None or self._layer_of(module) in self.layers
+        )
 
     def saves(self, module: str) -> bool:
         """Whether a module was trained whole. As in PEFT any end of a path counts: ``norm`` is ``layernorm`` too."""
@@ -129,8 +115,45 @@ class AdapterConfig:
 
     def _layer_of(self, module: str) -> int | None:
         lists = "|".join(self.layers_pattern) or r"[^.]*"
-        found = re.match(rf".*\.(?:{lists})\.(\d+)\.", module)
+        found = matches(rf".*\.(?:{lists})\.(\d{{1,18}})\.", module, what=self._place("layers_pattern"))
         return int(found[1]) if found else None
+
+    def _matches(self, names: str | tuple[str, ...], module: str) -> bool:
+        if isinstance(names, str):
+            what = self._place("target_modules or exclude_modules")
+            return matches(names, module, what=what, whole=True) is not None
+        return _ends_with(names, module)
+
+    def _by_pattern(self, patterns: Mapping[str, Number], module: str, default: Number) -> Number:
+        """As PEFT's ``get_pattern_key``: a pattern matches the end of a path, from the start of a part of it on."""
+        what = self._place("rank_pattern or alpha_pattern")
+        found = (value for key, value in patterns.items() if matches(rf"(.*\.)?({key})$", module, what=what))
+        return next(found, default)
+
+    def _place(self, key: str) -> str:
+        return f"{key} in {self.folder / ADAPTER_CONFIG}"
+
+
+def _of(folder: Path, content: dict[str, Any]) -> AdapterConfig:
+    for key in ("r", "lora_alpha", "target_modules"):
+        if key not in content:
+            raise CheckpointError(f"{folder}/{ADAPTER_CONFIG} has no {key!r}. Download the adapter again.")
+    layers = content.get("layers_to_transform")
+    lists = content.get("layers_pattern")
+    return AdapterConfig(
+        folder,
+        None if content.get("base_model_name_or_path") is None else str(content["base_model_name_or_path"]),
+        _positive(content["r"]),
+        float(content["lora_alpha"]),
+        {str(key): _positive(value) for key, value in dict(content.get("rank_pattern") or {}).items()},
+        {str(key): float(value) for key, value in dict(content.get("alpha_pattern") or {}).items()},
+        bool(content.get("use_rslora")),
+        _names(content["target_modules"]),
+        _names(content.get("exclude_modules")),
+        _each_a_name(content.get("modules_to_save") or ()),
+        None if layers is None else (layers,) if isinstance(layers, int) else tuple(map(int, layers)),
+        _each_a_name([lists] if isinstance(lists, str) else lists or ()),
+    )
 
 
 def _check_kind(folder: Path, content: dict[str, Any]) -> None:
@@ -154,17 +177,21 @@ def _check_kind(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _names(value: str | Iterable[str] | None) -> str | tuple[str, ...]:
-    return value if isinstance(value, str) else tuple(value or ())
+    return value if isinstance(value, str) else _each_a_name(value or ())
 
 
-def _matches(names: str | tuple[str, ...], module: str) -> bool:
-    return re.fullmatch(names, module) is not None if isinstance(names, str) else _ends_with(names, module)
+def _each_a_name(values: Iterable[Any]) -> tuple[str, ...]:
+    names = tuple(values)
+    if isinstance(values, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{values!r:.80} is no list of names")
+    return names
+
+
+def _positive(value: Any) -> int:
+    if int(value) < 1:
+        raise ValueError(f"a rank of {value}")
+    return int(value)
 
 
 def _ends_with(names: tuple[str, ...], module: str) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def _by_pattern(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
-    """As PEFT's ``get_pattern_key``: a pattern matches the end of a path, from the start of one of its parts on."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)

@@ -53,6 +53,7 @@ from polar_ray.data.group import Message
 from polar_ray.errors import TokenizerError
 from polar_ray.models.chat_template import ChatTemplate, read_chat_template
 from polar_ray.models.control_tokens import is_control, read_tokenizer_config
+from polar_ray.models.damage import damage_of
 
 _SPECIAL_NAMES = (
     "bos_token",
@@ -93,6 +94,10 @@ class ChatTokenizer:
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        with damage_of(folder / "tokenizer.json", TokenizerError):
+            self._load(folder, chat_template, chat_template_kwargs)
+
+    def _load(self, folder: Path, chat_template: str | None, chat_template_kwargs: Mapping[str, Any] | None) -> None:
         config = read_tokenizer_config(folder)
         content = _tokenizer_json(folder, config)
         self._folder = folder
@@ -184,10 +189,11 @@ class ChatTokenizer:
         masked = [self._mask_pattern.search(text) is not None for text in texts]
         plain = [text for text, has_mask in zip(texts, masked, strict=True) if not has_mask]
         renamed = [self._rename(text) for text, has_mask in zip(texts, masked, strict=True) if has_mask]
-        from_plain = iter(self._tokenizer.encode_batch_fast(plain, add_special_tokens=False))
-        from_renamed = iter(
-            self._renamed_tokenizer.encode_batch_fast(renamed, add_special_tokens=False) if renamed else ()
-        )
+        with damage_of(self._folder / "tokenizer.json", TokenizerError):
+            from_plain = iter(self._tokenizer.encode_batch_fast(plain, add_special_tokens=False))
+            from_renamed = iter(
+                self._renamed_tokenizer.encode_batch_fast(renamed, add_special_tokens=False) if renamed else ()
+            )
         parts = []
         for text, has_mask in zip(texts, masked, strict=True):
             ids = np.array(next(from_renamed if has_mask else from_plain).ids, dtype=np.int32)
@@ -259,7 +265,8 @@ class ChatTokenizer:
 
 def chat_template_hash(folder: Path, chat_template: str | None) -> str:
     """Returns the SHA-256 (hex) of the source of the template that ``ChatTokenizer`` would use."""
-    text = read_chat_template(folder, read_tokenizer_config(folder), chat_template)
+    with damage_of(folder, TokenizerError):
+        text = read_chat_template(folder, read_tokenizer_config(folder), chat_template)
     return sha256(text.encode()).hexdigest()
 
 
@@ -336,9 +343,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{file} is not valid JSON: {error}. Download it again.") from error
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{file} is not a JSON object. Download it again.")
     return content
 
 

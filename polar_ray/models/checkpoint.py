@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from polar_ray.errors import CheckpointError
+from polar_ray.models.damage import damage_of
 from polar_ray.models.hashes import sha256_of
 
 if TYPE_CHECKING:
@@ -120,18 +122,36 @@ def read_tensor_file(path: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
     """
     import torch  # An encoder reads a config and a tokenizer, and must not pay for torch.
 
-    try:
+    with reading(path):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118  (not a dict)
                     yield name, tensors.get_tensor(name)
         else:
-            yield from torch.load(path, map_location="cpu", weights_only=True).items()
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            for name, tensor in content.items():
+                if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                    raise TypeError(f"{name!r:.80} is a {type(tensor).__name__} and no tensor")
+                yield name, tensor
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Says what is wrong with a file of tensors that cannot be read.
+
+    Raises:
+        CheckpointError: The file is damaged, or holds more than tensors.
+    """
+    try:
+        with damage_of(path):
+            yield
     except pickle.UnpicklingError as error:
+        # What torch refuses to run; a damaged file looks so too.
         raise CheckpointError(
-            f"{path} holds more than tensors, which could run code. Convert it to safetensors where you trust it."
+            f"{path} is damaged or holds more than tensors, which could run code. Download it again, or convert it to "
+            "safetensors where you trust it."
         ) from error
-    except (SafetensorError, OSError, EOFError, RuntimeError) as error:
+    except (SafetensorError, OSError, EOFError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
 
 
@@ -139,12 +159,15 @@ def weight_files(folder: Path) -> list[Path]:
     """Returns the files that hold the weights, in order: those of the index, or the single one.
 
     Raises:
-        CheckpointError: There are none, or the index names one that is missing.
+        CheckpointError: There are none, or the index names one that is missing or outside of the folder.
     """
     for single in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{single}.index.json"
         if index.is_file():
-            names = sorted(set(_read_json(index)["weight_map"].values()))
+            with damage_of(index):
+                names = sorted(set(_read_json(index)["weight_map"].values()))
+            for name in names:
+                _check_beside(index, name)
             if missing := [name for name in names if not (folder / name).is_file()]:
                 raise CheckpointError(f"{index} names files that are missing: {', '.join(missing)}. Download them.")
             return [folder / name for name in names]
@@ -153,6 +176,15 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(
         f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of shards."
     )
+
+
+def _check_beside(index: Path, name: str) -> None:
+    """Refuses a name that leads away from its index: what it names is read and its hash is published."""
+    if name in ("", ".", "..") or name != Path(name).name or "\\" in name or "\0" in name:
+        raise CheckpointError(
+            f"{index} names the file {name!r:.200}, which does not lie beside it. Download the checkpoint again, from "
+            "where you trust it."
+        )
 
 
 def adapter_weights(folder: Path) -> Path:
@@ -200,8 +232,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing. Give the folder of a whole model.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}). Download it again.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}). Mend its permissions.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object. Download it again.")
     return content

@@ -15,8 +15,9 @@ from transformers.pytorch_utils import Conv1D
 
 from polar_ray.errors import CheckpointError
 from polar_ray.models.adapter import Adapter
-from polar_ray.models.checkpoint import ADAPTER_CONFIG, weight_files
+from polar_ray.models.checkpoint import ADAPTER_CONFIG, reading, weight_files
 from polar_ray.models.classifier_config import FAMILIES, max_positions, read_classifier_config
+from polar_ray.models.damage import damage_of
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.loaded import LoadedModel, exact_attention, linear_head
 
@@ -43,6 +44,11 @@ def load_classifier(folder: Path, dtype: DType, adapter: Adapter | None = None) 
         CheckpointError: The config is refused (see ``read_classifier_config``), a tensor is missing, has no place in
             the model, or has the wrong shape, or the adapter belongs to another model.
     """
+    with damage_of(folder):
+        return _load(folder, dtype, adapter)
+
+
+def _load(folder: Path, dtype: DType, adapter: Adapter | None) -> LoadedModel:
     if (folder / ADAPTER_CONFIG).exists():
         # transformers would apply it where PEFT is installed, and not apply it where it is not.
         raise CheckpointError(
@@ -119,7 +125,7 @@ def _read_head(folder: Path) -> torch.Tensor:
     """Returns the head's weight as it is in the file."""
     names: set[str] = set()
     for path in weight_files(folder):
-        try:
+        with reading(path):
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="pt") as tensors:
                     stored = set(tensors.keys())
@@ -130,8 +136,6 @@ def _read_head(folder: Path) -> torch.Tensor:
                 stored = set(content)
                 if _HEAD in stored:
                     head = content[_HEAD].clone()
-        except (SafetensorError, OSError, EOFError, RuntimeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}). Download it again.") from error
         names |= stored
     if _HEAD not in names:
         found = sorted(name for name in names if name.startswith(tuple(_OTHER_HEADS)))

@@ -5,6 +5,7 @@ from typing import Any
 
 from polar_ray.errors import CheckpointError
 from polar_ray.models.checkpoint import read_config
+from polar_ray.models.damage import damage_of
 
 FAMILIES: dict[str, str] = {
     "gemma": "GemmaForSequenceClassification",
@@ -71,6 +72,13 @@ def read_classifier_config(folder: Path, *, adapted: bool = False) -> dict[str, 
     Raises:
         CheckpointError: The file is missing or damaged, or the model is none.
     """
+    with damage_of(folder / "config.json"):
+        config = _read(folder, adapted)
+        max_positions(config)
+    return config
+
+
+def _read(folder: Path, adapted: bool) -> dict[str, Any]:
     config = read_config(folder)
     _check_architecture(folder, config, adapted)
     if adapted and is_language_model(config):

@@ -32,6 +32,7 @@ from transformers import LlamaConfig, LlamaModel
 from polar_ray.errors import CheckpointError
 from polar_ray.models.adapter import Adapter
 from polar_ray.models.checkpoint import read_tensors
+from polar_ray.models.damage import damage_of
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.internlm2_tokens import read_internlm2_config
 from polar_ray.models.loaded import LoadedModel, exact_attention, linear_head
@@ -62,6 +63,11 @@ def load_internlm2_reward(folder: Path, dtype: DType, adapter: Adapter | None = 
         CheckpointError: A key or a tensor is missing, unexpected or of the wrong shape, the config asks for something
             that is not known of these models, or the adapter belongs to another model.
     """
+    with damage_of(folder):
+        return _load(folder, dtype, adapter)
+
+
+def _load(folder: Path, dtype: DType, adapter: Adapter | None) -> LoadedModel:
     llama = llama_config(read_internlm2_config(folder), folder)
     if adapter is not None:
         adapter.check(expected_shapes(llama))

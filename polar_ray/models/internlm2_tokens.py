@@ -7,6 +7,7 @@ from typing import Any
 from polar_ray.errors import CheckpointError, TokenizerError
 from polar_ray.models.checkpoint import read_config
 from polar_ray.models.control_tokens import read_tokenizer_config
+from polar_ray.models.damage import damage_of
 from polar_ray.models.tokenizer import TextTokenizer, load_tokenizer
 
 REWARD_TOKEN = "<|reward|>"
@@ -56,6 +57,11 @@ def load_internlm2_tokens(folder: Path) -> InternLM2Tokens:
         CheckpointError: The config is missing or another model's.
         TokenizerError: A control token is missing, or config and tokenizer contradict each other.
     """
+    with damage_of(folder, TokenizerError):
+        return _tokens(folder)
+
+
+def _tokens(folder: Path) -> InternLM2Tokens:
     config = read_internlm2_config(folder)
     tokenizer = load_tokenizer(folder)
     bos = tokenizer.token_id("<s>")

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from polar_ray.errors import TokenizerError
 from polar_ray.models.control_tokens import is_control
+from polar_ray.models.damage import damage_of
 from polar_ray.models.tokenizer import TextTokenizer
 
 
@@ -25,26 +26,30 @@ class JsonTokenizer(TextTokenizer):
 
     def __init__(self, folder: Path) -> None:
         path = folder / "tokenizer.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            added = content["added_tokens"]
-            control = {
-                token["content"]: token["id"]
-                for token in added
-                if is_control(token["content"], special=token["special"])
-            }
-            content["added_tokens"] = [token for token in added if token["content"] not in control]
-            content |= {"truncation": None, "padding": None, "post_processor": None}
-            content["model"] = {name: value for name, value in content["model"].items() if name != "dropout"}
-            self._tokenizer = Tokenizer.from_str(json.dumps(content))
-        except Exception as error:  # Tokenizer.from_str raises a bare Exception.
-            raise TokenizerError(f"{path} is not a valid tokenizer ({error}). Download it again.") from error
-        largest = max([*self._tokenizer.get_vocab().values(), *control.values()])
-        super().__init__(path, largest + 1, control)
-        self._ids_per_byte = 1 if _keeps_length(content["normalizer"], self._tokenizer) else 18
+        with damage_of(path, TokenizerError):
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                added = content["added_tokens"]
+                control = {
+                    token["content"]: token["id"]
+                    for token in added
+                    if is_control(token["content"], special=token["special"])
+                }
+                content["added_tokens"] = [token for token in added if token["content"] not in control]
+                content |= {"truncation": None, "padding": None, "post_processor": None}
+                content["model"] = {name: value for name, value in content["model"].items() if name != "dropout"}
+                self._tokenizer = Tokenizer.from_str(json.dumps(content))
+            except Exception as error:  # Tokenizer.from_str raises a bare Exception.
+                raise TokenizerError(f"{path} is not a valid tokenizer ({error}). Download it again.") from error
+            largest = max([*self._tokenizer.get_vocab().values(), *control.values()])
+            super().__init__(path, largest + 1, control)
+            self._ids_per_byte = 1 if _keeps_length(content["normalizer"], self._tokenizer) else 18
+        self._path = path
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with damage_of(self._path, TokenizerError):
+            encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
 
     def most_ids(self, text: str) -> int:
         # One more for the space that some models put before a text.

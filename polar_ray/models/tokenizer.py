@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from polar_ray.errors import TokenizerError
+from polar_ray.models.damage import damage_of
 
 
 class TextTokenizer(ABC):
@@ -97,7 +98,8 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
     if (folder / "tokenizer.model").is_file():
         from polar_ray.models.sentencepiece_tokenizer import SentencePieceTokenizer
 
-        return SentencePieceTokenizer(folder)
+        with damage_of(folder / "tokenizer.model", TokenizerError):
+            return SentencePieceTokenizer(folder)
     if (folder / "tokenizer.json").is_file():
         from polar_ray.models.json_tokenizer import JsonTokenizer
 

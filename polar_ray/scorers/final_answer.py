@@ -41,7 +41,12 @@ _QUANTITY = re.compile(
 _POWER_OR_RATIO = re.compile(rf"{_SIGNED}\s?[/^]\s?{_SIGNED}")
 # A dollar sign before a digit opens a formula but never closes one: "$5 and $6" is money.
 _FORMULA = re.compile(r"\$\$.+?\$\$|\$(?!\s)[^$\n]+(?<!\s)\$(?!\d)|\\\[.+?\\\]|\\\(.+?\\\)", re.DOTALL)
-_BARE_COMMAND = re.compile(r"-?\\(?:[dt]?frac|sqrt|pi|infty)\b(?:\\[A-Za-z]+|[^A-Za-z\n]|[A-Za-z](?![A-Za-z])){0,80}")
+# A command, then commands, single letters and whatever else is no letter. Each place has one way to go on: where a name
+# could also end sooner, an engine that backtracks would try all the ways to cut all the names.
+_BARE_COMMAND = re.compile(
+    r"-?\\(?:[dt]?frac|sqrt|pi|infty)\b"
+    r"(?:\\[A-Za-z]+(?![A-Za-z])|\\(?![A-Za-z])|[^A-Za-z\n\\]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){0,80}"
+)
 # The last number, fraction or percentage of a text: not the 2 of "x2", nor a minus that stands between two numbers.
 _LOOSE_NUMBER = re.compile(rf"(?<![A-Za-z0-9_.])(?:(?<!\))-[$€£¥]?)?{_NUMBER}(?:\s?/\s?{_NUMBER})?\s?%?")
 _ASSIGNMENT = re.compile(rf"[A-Za-z]\s?=\s?(?P<value>{_SIGNED})")

@@ -70,6 +70,20 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
         dict(read_tensors(folder))
 
 
+@pytest.mark.parametrize(
+    "name", ["../elsewhere.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b", "a\0b"]
+)
+def test_an_index_names_files_beside_it_only(folder: Path, name: str) -> None:
+    shutil.copyfile(folder / "model-00001-of-00003.safetensors", folder.parent / "elsewhere.safetensors")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.norm.weight"] = name
+    index.write_text(json.dumps(content))
+    for use in (read_tensors, file_hashes):
+        with pytest.raises(CheckpointError, match="which does not lie beside it"):
+            list(use(folder))
+
+
 def test_a_cut_off_shard_is_named(folder: Path) -> None:
     shard = folder / "model-00002-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
