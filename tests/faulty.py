@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from polar_ray.data.group import Group
+from polar_ray.data.status import Status
 from polar_ray.errors import CheckpointError
 from polar_ray.scorers.base import CandidateScore
 from polar_ray.scorers.text_scorer import TextScorer
@@ -149,4 +150,20 @@ class SickOnce(TextScorer):
     def score_group(self, group: Group) -> list[CandidateScore]:
         if self._sick:
             raise RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")
+        return by_length(group)
+
+
+class Keyed(TextScorer):
+    """Needs a key, as a judge behind a network does; with ``says`` its errors repeat the key, as such judges' do."""
+
+    def __init__(self, key: str, nested: object = None, says: bool = False, fails: str | None = None) -> None:
+        if fails is not None:
+            raise TypeError(f"{fails!s} is no mode")
+        self.key, self._says = key, says
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        if self._says and group.prompt_id.endswith("3"):
+            raise ValueError(f"the key is {self.key}")
+        if self._says and group.prompt_id.endswith("4"):
+            return [CandidateScore(None, Status.ERROR, error=f"the key is {self.key}") for _ in group.candidates]
         return by_length(group)

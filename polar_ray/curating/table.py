@@ -17,6 +17,7 @@ from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import encode
 from polar_ray.errors import ConservationError
 from polar_ray.recipe.curate import CurateRecipe
+from polar_ray.recipe.secrets import masked_recipe
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of
 from polar_ray.running.tally import Tally
 
@@ -66,7 +67,9 @@ def write_table(
     seconds = sum(run.scoring_s for run in runs)
     sums = {"candidates": tally.candidates, "tokens": sum(tally.tokens.values())}
     manifest = Manifest(
-        recipe=recipe.model_dump(mode="json", exclude={"input": {"storage_options"}, "output": {"storage_options"}}),
+        recipe=masked_recipe(
+            recipe.model_dump(mode="json", exclude={"input": {"storage_options"}, "output": {"storage_options"}})
+        ),
         inputs=[{"path": path, **shard.identity} for path, shard in sorted(shards.items())],
         fingerprints=runs[-1].fingerprints,
         counts=counts_of(tally),

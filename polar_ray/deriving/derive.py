@@ -32,6 +32,7 @@ from polar_ray.deriving.wanted import Wanted, wanted_of
 from polar_ray.deriving.work import TRAIN, VALIDATION, Derived, Work, count_lower, count_upper, derive_unit, reward_sums
 from polar_ray.errors import ConservationError, NotJoined
 from polar_ray.recipe.derive import DeriveRecipe
+from polar_ray.scorers.fingerprint import hashed
 
 LEDGER_ROWS = 1_000_000
 Progress = Callable[[int, int], None]
@@ -186,7 +187,7 @@ def _parent(table: Table) -> Parent:
         name=manifest["recipe"]["name"],
         groups=manifest["counts"]["groups"],
         candidates=manifest["counts"]["candidates"],
-        fingerprints=manifest["fingerprints"],
+        fingerprints={name: hashed(parts) for name, parts in manifest["fingerprints"].items()},
     )
 
 

@@ -4,9 +4,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Part(BaseModel):
-    """A part of a recipe: immutable, and a key it does not know is an error."""
+    """A part of a recipe: immutable, and a key it does not know is an error; errors do not repeat values."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
 
 def check_scorer_name(name: str) -> None:

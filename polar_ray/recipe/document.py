@@ -1,5 +1,6 @@
 """A recipe as a document: read from YAML, changed on the command line, checked against its types."""
 
+import re
 from typing import Any, ClassVar
 
 import yaml
@@ -37,7 +38,7 @@ class Document(Part):
         except RecursionError as error:
             raise RecipeError(f"{path} is nested too deep to be a recipe") from error
         except yaml.YAMLError as error:
-            raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+            raise RecipeError(f"{path} is not valid YAML: {_problem(error)}") from None
         except ValueError as error:
             # YAML's own types, such as a date in a thirteenth month.
             raise RecipeError(f"{path} holds a value that YAML cannot read: {error}") from error
@@ -72,3 +73,11 @@ def _unset(data: dict[str, Any], location: list[str], model: type[Part]) -> None
     # A later override may have set it again.
     if data.get(last, "") is None:
         del data[last]
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """Says what is wrong and where, without the words of the file, which may be secrets (``*key`` is an alias)."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return type(error).__name__
+    problem = re.sub(r"'[^']{2,}'", "'…'", error.problem or "")
+    return f"{problem} at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"

@@ -34,7 +34,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         sentence = f"{where}.kind {tag!r} is not {noun}; {hint}"
     else:
         message = problem["msg"][0].lower() + problem["msg"][1:]
-        sentence = f"{where}: {message}, but it is {problem['input']!r}"
+        told = "" if _is_secret(location) else f", but it is {problem['input']!r:.200}"
+        sentence = f"{where}: {message}{told}"
     more = len(problems) - 1
     return sentence + (f" (and {more} more)" if more else "")
 
@@ -43,6 +44,11 @@ def takes_null(model: type[BaseModel], location: list[str]) -> bool:
     """Whether null is a value at a location, or there is no such location."""
     options = _walk(model, location)[1]
     return not options or type(None) in options or Any in options
+
+
+def _is_secret(location: list[str]) -> bool:
+    """Whether what stands there, or below, may be a secret: a password where its mapping should be is one, too."""
+    return not {"storage_options", "settings"}.isdisjoint(location)
 
 
 def _walk(model: type[BaseModel], location: list[str]) -> tuple[list[str], list[Any]]:

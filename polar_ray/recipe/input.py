@@ -62,7 +62,7 @@ class Input(Part):
     candidate_fields: CandidateFields = CandidateFields()
     split_rows: int = Field(default=256, ge=1)
     split_bytes: int = Field(default=16 * 2**20, ge=1)
-    storage_options: dict[str, Any] = {}
+    storage_options: dict[str, Any] = Field(default={}, repr=False)
 
     @field_validator("path")
     @classmethod

@@ -21,13 +21,13 @@ def apply_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise RecipeError(f"the override {override!r} must look like key.key=value")
+            raise RecipeError(f"the override {_shown(key)} must look like key.key=value")
         try:
             value = yaml.safe_load(text) if text else ""
         except yaml.YAMLError:
             value = text
         except (RecursionError, ValueError) as error:
-            raise RecipeError(f"the value of the override {override[:80]!r} cannot be read as YAML") from error
+            raise RecipeError(f"the value of the override {key.strip()!r} cannot be read as YAML") from error
         *parents, last = key.strip().split(".")
         node = result
         for parent in parents:
@@ -35,7 +35,7 @@ def apply_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any
                 node[parent] = {}
             child = node[parent]
             if not isinstance(child, dict):
-                raise RecipeError(f"the override {override!r} goes through {parent}, which holds a value, not keys")
+                raise RecipeError(f"the override {key.strip()!r} goes through {parent}, which holds a value, not keys")
             node = child
         node[last] = value
     return result
@@ -45,3 +45,8 @@ def unset(overrides: list[str]) -> list[str]:
     """Returns the keys that overrides set to ``null``."""
     parts = (override.partition("=") for override in overrides)
     return [key.strip() for key, _, text in parts if text.strip() in ("null", "~", "Null", "NULL")]
+
+
+def _shown(text: str) -> str:
+    """A few characters of what is no override: it may be a password that was pasted."""
+    return repr(text if len(text) <= 12 else text[:12] + "…")

@@ -12,9 +12,13 @@ from polar_ray.recipe.derive import DeriveRecipe, RunDerivation
 from polar_ray.recipe.document import Document
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.run import Compute, Limits, Output
-from polar_ray.recipe.scorers import AnyScorer, ScorerConfig
+from polar_ray.recipe.scorers import AnyScorer, Custom, ScorerConfig
 
 PartT = TypeVar("PartT", Input, Output)
+
+
+def _masked(scorer: ScorerConfig) -> ScorerConfig:
+    return scorer.masked() if isinstance(scorer, Custom) else scorer
 
 
 class Recipe(Document):
@@ -69,7 +73,7 @@ class Recipe(Document):
         return {name: each.of_run(name, self.output, self.limits) for name, each in self.derive.items()}
 
     def without_credentials(self) -> "Recipe":
-        """Returns the recipe as it may be shown: storage options are named, not told."""
+        """Returns the recipe as it may be shown: storage options and a custom scorer's settings are named, not told."""
 
         def hidden(part: PartT) -> PartT:
             return part.model_copy(update={"storage_options": dict.fromkeys(part.storage_options, "***")})
@@ -78,7 +82,15 @@ class Recipe(Document):
             name: each.model_copy(update={"output": each.output and hidden(each.output)})
             for name, each in self.derive.items()
         }
-        return self.model_copy(update={"input": hidden(self.input), "output": hidden(self.output), "derive": derive})
+        return self.model_copy(
+            update={
+                "input": hidden(self.input),
+                "output": hidden(self.output),
+                "derive": derive,
+                "scorer": self.scorer and _masked(self.scorer),
+                "scorers": {name: _masked(scorer) for name, scorer in self.scorers.items()},
+            }
+        )
 
     def to_yaml(self) -> str:
         """Returns the resolved recipe, defaults included, as YAML."""

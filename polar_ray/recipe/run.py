@@ -19,7 +19,7 @@ class Output(Part):
     """The output folder; ``storage_options`` as for the input."""
 
     path: Path
-    storage_options: dict[str, Any] = {}
+    storage_options: dict[str, Any] = Field(default={}, repr=False)
 
     @model_validator(mode="after")
     def _stays(self) -> "Output":

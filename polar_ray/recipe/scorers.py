@@ -6,9 +6,10 @@ which class each of them becomes there.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from polar_ray.recipe.base import Part
+from polar_ray.recipe.secrets import masked_settings
 
 DType = Literal["float32", "bfloat16", "float16"]
 References = Literal["first", "max", "mean"]
@@ -29,13 +30,17 @@ class TextCloseness(Part):
     Attributes:
         references: Which reward a candidate gets when its group has several references.
         math: Compare final answers with ``math-verify`` where the reference ends in one.
-        timeout_s: Seconds that one candidate may take before its status becomes ``timeout``.
+        timeout_s: Seconds of processor time that one comparison of answers may take before the candidate's status
+            becomes ``timeout``.
+        group_timeout_s: Likewise for all comparisons of a group together: the candidates whose answers were not
+            compared by then are ``timeout`` too.
     """
 
     kind: Literal["text_closeness"] = "text_closeness"
     references: References = "max"
     math: bool = True
     timeout_s: float = Field(default=5.0, gt=0)
+    group_timeout_s: float = Field(default=30.0, gt=0)
 
 
 class KnownScore(Part):
@@ -135,12 +140,26 @@ class Custom(Part):
 
     Attributes:
         target: ``package.module:Class``; the module must be importable on the workers.
-        settings: Keyword arguments of the class.
+        settings: Keyword arguments of the class. They are secrets: manifests, reports, plans and messages show their
+            names and a hash, fingerprints hold hashes. A value ``{env: NAME}`` is read from the environment where the
+            scorer is made; then its name is what the fingerprint holds, so that a key may be replaced.
+        public: Names of settings that are none, and are shown.
     """
 
     kind: Literal["custom"] = "custom"
     target: str = Field(pattern=r"^[\w.]+:\w+$")
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default={}, repr=False)
+    public: list[str] = []
+
+    @model_validator(mode="after")
+    def _public_ones_are_settings(self) -> "Custom":
+        if unknown := [name for name in self.public if name not in self.settings]:
+            raise ValueError(f"public names {unknown[0]!r}, which is none of the settings")
+        return self
+
+    def masked(self) -> "Custom":
+        """Returns the scorer as it may be shown."""
+        return self.model_copy(update={"settings": masked_settings(self.settings, self.public)})
 
 
 ScorerConfig = Length | TextCloseness | Custom | Polar | InternLM2Reward | SequenceClassifier

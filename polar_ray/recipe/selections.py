@@ -17,7 +17,7 @@ class JoinedTable(Part):
     """
 
     path: Path
-    storage_options: dict[str, Any] = {}
+    storage_options: dict[str, Any] = Field(default={}, repr=False)
     scorers: list[str] | None = None
 
 
@@ -33,7 +33,7 @@ class ScoreTable(Part):
     """
 
     path: Path
-    storage_options: dict[str, Any] = {}
+    storage_options: dict[str, Any] = Field(default={}, repr=False)
     scorer_name: str | None = None
     join: dict[str, JoinedTable] = {}
     missing: Literal["error", "drop"] = "error"

@@ -10,10 +10,12 @@ from polar_ray.data.listing import InputFile, input_file, list_input
 from polar_ray.data.one_writer import one_writer
 from polar_ray.data.scores import LISTED
 from polar_ray.data.storage import FileInfo, Storage
-from polar_ray.errors import InputError, NoFiles, NotARun, RecipeChanged
+from polar_ray.errors import InputError, NoFiles, NotARun, RecipeChanged, RecipeError
 from polar_ray.recipe.overrides import apply_overrides
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import STORAGE_WAIT_S
+from polar_ray.recipe.scorers import Custom
+from polar_ray.recipe.secrets import is_masked
 from polar_ray.running.folder import RECORDS, RUN, RunFolder
 from polar_ray.running.identity import describe
 from polar_ray.running.manifest import Manifest, read_manifest
@@ -43,7 +45,8 @@ def retry(
     Args:
         run: The output folder of a finished run.
         overrides: Changes of the recipe that the run's manifest holds, such as ``scorer.timeout_s=60``. Storage
-            options are not in a manifest: give those of the input and the output here, or in the environment.
+            options are not in a manifest: give those of the input and the output here, or in the environment. Nor are
+            the settings of a custom scorer, unless they are public or read from the environment.
         allow_changed: The scorer may have changed since.
         fresh: Delete an unfinished generation first.
         reporter: Is told how it goes; nobody by default.
@@ -76,9 +79,10 @@ def retry(
         # The very table that the scorers were added to, though it may have a newer generation.
         run, number_of = run_of(manifest.parent.path, recipe_options(overrides, "input"), first.wait_s)
         held["input"]["path"] = manifest.parent.path if number_of is not None else f"{run}/generations/1"
-    before = Recipe.of(held)
+    before = Recipe.of(held).without_credentials()
     # Where it goes is the run's affair.
     recipe = Recipe.of(held, [*(overrides or []), f"output.path={json.dumps(target.path)}"])
+    _check_unmasked(recipe, parent.path)
     if _kinds(recipe) != _kinds(before):
         raise RecipeChanged(
             f"{parent.path} was scored by {_kinds(before)}, and rewards of {_kinds(recipe)} do not compare "
@@ -103,7 +107,8 @@ def retry(
         reporter.say(
             f"{new:,} files are new since the run; they are not in its table: score them in a run of their own"
         )
-    differing = {name: before.named_scorers.get(name) != scorer for name, scorer in recipe.named_scorers.items()}
+    now = recipe.without_credentials()
+    differing = {name: before.named_scorers.get(name) != scorer for name, scorer in now.named_scorers.items()}
     if not retrial.has_work(differing, recipe.input):
         reporter.say(f"{parent.path} has no failed scores, no dead letters that would be read now; nothing to do")
         return manifest
@@ -133,6 +138,20 @@ def recipe_options(overrides: list[str] | None, part: str) -> dict[str, Any]:
     """Returns the storage options of the input or the output that overrides give."""
     options: dict[str, Any] = apply_overrides({}, overrides or []).get(part, {}).get("storage_options", {})
     return options
+
+
+def _check_unmasked(recipe: Recipe, run: str) -> None:
+    """Says which settings of custom scorers have to be given anew, since a manifest holds no secrets."""
+    for name, scorer in recipe.named_scorers.items():
+        if not isinstance(scorer, Custom):
+            continue
+        where = f"scorers.{name}.settings" if name else "scorer.settings"
+        if masked := [key for key, value in scorer.settings.items() if is_masked(value)]:
+            raise RecipeError(
+                f"the manifest of {run} holds no secrets, and so not the values of {', '.join(masked)} in {where}: "
+                f"give them anew, as {where}.{masked[0]}=… or, from the environment, as "
+                f"{where}.{masked[0]}='{{env: NAME}}'"
+            )
 
 
 def _unopened(parent: RunFolder, manifest: Manifest) -> frozenset[str]:

@@ -2,11 +2,12 @@
 
 import hashlib
 import inspect
-import json
 from importlib import import_module
 
 from polar_ray.errors import RecipeError
 from polar_ray.recipe.scorers import Custom
+from polar_ray.recipe.secrets import digest, hidden, revealed, secrets_in
+from polar_ray.scorers.fingerprint import SETTING
 from polar_ray.scorers.text_scorer import TextScorer
 
 
@@ -21,19 +22,24 @@ class CustomScorer:
             RecipeError: The class cannot be imported, is no ``TextScorer``, or does not take the settings.
         """
         cls = _find(config)
+        settings = revealed(config.settings, config.public)
+        secrets = secrets_in({name: value for name, value in settings.items() if name not in config.public})
         try:
-            return cls(**config.settings)
+            scorer = cls(**settings)
         except TypeError as error:
-            raise RecipeError(f"scorer.settings do not fit {config.target}: {error}") from error
+            raise RecipeError(f"scorer.settings do not fit {config.target}: {hidden(str(error), secrets)}") from None
+        scorer.secrets = tuple(secrets)
+        return scorer
 
     @staticmethod
     def fingerprint(config: Custom) -> dict[str, str]:
-        """Returns the class, its settings and the hash of the file that defines it."""
+        """Returns the class, hashes of its settings, and the hash of the file that defines it."""
         source = inspect.getsourcefile(_find(config))
         assert source is not None, "a class that was imported by its module's name has a file"
         with open(source, "rb") as file:
             code = hashlib.sha256(file.read()).hexdigest()
-        return {"target": config.target, "settings": json.dumps(config.settings, sort_keys=True), "code": code}
+        settings = {f"{SETTING}{name}": digest(value) for name, value in sorted(config.settings.items())}
+        return {"target": config.target, "code": code} | settings
 
 
 def _find(config: Custom) -> type[TextScorer]:

@@ -1,11 +1,13 @@
 """Comparing the fingerprints of two scorers, which may have been taken by two versions of polar_ray."""
 
+import json
 from functools import lru_cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from polar_ray.recipe.scorers import ScorerConfig
+from polar_ray.recipe.secrets import digest
 
 SETTING = "setting:"
 """What the keys of settings begin with in a fingerprint."""
@@ -22,8 +24,17 @@ def changed_keys(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 def completed(fingerprint: dict[str, str], other: dict[str, str]) -> dict[str, str]:
     """Returns a fingerprint with the defaults of those settings that only another one of the same kind holds."""
+    fingerprint = hashed(fingerprint)
     defaults = _defaults(fingerprint.get("kind", ""))
     return fingerprint | {key: defaults[key] for key in other if key not in fingerprint and key in defaults}
+
+
+def hashed(fingerprint: dict[str, str]) -> dict[str, str]:
+    """Returns a fingerprint without the settings of a custom scorer, which earlier versions wrote as they are."""
+    if "target" not in fingerprint or "settings" not in fingerprint:
+        return fingerprint
+    rest = {key: value for key, value in fingerprint.items() if key != "settings"}
+    return rest | {f"{SETTING}{name}": digest(value) for name, value in json.loads(fingerprint["settings"]).items()}
 
 
 def same_scorers(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> bool:

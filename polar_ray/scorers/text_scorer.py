@@ -1,12 +1,14 @@
 """What every scorer that reads text in Python shares: a table in, one group at a time, errors kept to their group."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import pyarrow as pa
 
 from polar_ray.data.group import Group, table_to_groups
 from polar_ray.data.status import Status
 from polar_ray.errors import PolarRayError, ScoringError
+from polar_ray.recipe.secrets import hidden
 from polar_ray.scorers.answers import checked_answer
 from polar_ray.scorers.base import CandidateScore, Scores
 from polar_ray.scorers.sight import Sight, score_seen
@@ -20,6 +22,9 @@ class TextScorer(ABC):
     sight: Sight = Sight()
     """What it sees of messages beside their texts. A scorer that reads tool calls from ``extra`` says so here:
     ``Sight(shows=frozenset(["tool_calls"]))``; candidates with what is not named are ``unsupported``."""
+
+    secrets: tuple[str, ...] = ()
+    """Texts that no message may repeat: settings of a custom scorer that the recipe does not call public."""
 
     @abstractmethod
     def score_group(self, group: Group) -> list[CandidateScore]:
@@ -49,7 +54,9 @@ class TextScorer(ABC):
         def score(group: Group) -> list[CandidateScore]:
             try:
                 answer = self.score_group(group)
-            except PolarRayError:
+            except PolarRayError as error:
+                if self.secrets:
+                    raise type(error)(hidden(str(error), self.secrets)) from None
                 raise
             # Any text must be expected, so one group's exception may not take the other groups with it.
             except Exception as error:
@@ -60,8 +67,13 @@ class TextScorer(ABC):
 
         scores = [score_seen(group, self.sight, score) for group in groups]
         if errors and len(errors) == len(groups):
-            raise ScoringError(
+            message = (
                 f"{type(self).__name__} failed on each of {len(groups)} groups; "
                 f"the first, {groups[0].prompt_id!r}, raised {type(errors[0]).__name__}: {errors[0]}"
-            ) from errors[0]
-        return scores
+            )
+            # Where there are secrets the cause, whose message may hold one, must not travel along.
+            raise ScoringError(hidden(message, self.secrets)) from (None if self.secrets else errors[0])
+        return [[self._without_secrets(score) for score in group] for group in scores] if self.secrets else scores
+
+    def _without_secrets(self, score: CandidateScore) -> CandidateScore:
+        return score if score.error is None else replace(score, error=hidden(score.error, self.secrets))

@@ -51,7 +51,12 @@ class Landing:
         data = {
             "name": "watched",
             "input": {"path": str(self.inputs), "split_rows": 2},
-            "scorer": {"kind": "custom", "target": "faulty:Flaky", "settings": self.settings},
+            "scorer": {
+                "kind": "custom",
+                "target": "faulty:Flaky",
+                "settings": self.settings,
+                "public": ["mended", "diary"],
+            },
             "derive": {
                 "pairs": {
                     "pairs": {"min_margin": 1.5},

@@ -1,5 +1,6 @@
 """A retry scores what failed, and nothing else, into the next generation of the same table."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("embedded_ray")
 def flaky(inputs: Path, output: Path, *overrides: str, layout: str = "groups") -> Recipe:
     """A recipe whose scorer raises on some prompts until a file says that it was mended; it notes whom it scores."""
     settings = {"mended": str(inputs.parent / "mended"), "diary": str(inputs.parent / "diary")}
-    scorer = {"kind": "custom", "target": "faulty:Flaky", "settings": settings}
+    scorer = {"kind": "custom", "target": "faulty:Flaky", "settings": settings, "public": list(settings)}
     return recipe(inputs, output, "input.split_rows=3", f"input.layout={layout}", *overrides, scorer=scorer)
 
 
@@ -268,7 +269,7 @@ def test_a_column_that_is_named_rightly_now_revives_its_rows(tmp_path: Path) -> 
 
 def test_a_changed_scorer_is_refused_unless_it_is_allowed(inputs: Path, copy: Path, tmp_path: Path) -> None:
     settings = json.dumps({"mended": str(tmp_path), "diary": str(tmp_path / "diary"), "add": 1000})
-    with pytest.raises(RecipeChanged, match=r"the scorer is not what it was .*\(settings\).*--allow-changed"):
+    with pytest.raises(RecipeChanged, match=r"the scorer is not what it was .*\(setting:add, .*--allow-changed"):
         retry(str(copy), [f"scorer.settings={settings}"])
     with pytest.raises(RecipeChanged, match="was scored by custom, and rewards of length do not compare"):
         retry(str(copy), ["scorer={kind: length}"], allow_changed=True)
@@ -278,8 +279,8 @@ def test_a_changed_scorer_is_refused_unless_it_is_allowed(inputs: Path, copy: Pa
     assert new["p0004"]["reward"] == [1040.0, 1041.0, 1042.0]
     assert new["p0005"]["reward"] == [50.0, 51.0, 52.0]
     assert manifest.generation is not None
-    said = {each.generation: json.loads(each.fingerprints[""]["settings"]) for each in manifest.generation.sources}
-    assert {number: settings.get("add") for number, settings in said.items()} == {1: None, 2: 1000}
+    said = {each.generation: each.fingerprints[""].get("setting:add") for each in manifest.generation.sources}
+    assert said == {1: None, 2: f"sha256:{hashlib.sha256(b'1000').hexdigest()}"}
 
 
 def test_new_files_are_left_to_a_run_of_their_own_and_missing_ones_are_named(tmp_path: Path) -> None:

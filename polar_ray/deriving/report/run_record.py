@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polar_ray.data.storage import Storage
+from polar_ray.recipe.secrets import masked_recipe
+from polar_ray.scorers.fingerprint import hashed
 
 LETTERS = 3
 """Dead letters of each reason that are shown."""
@@ -20,7 +22,8 @@ RAW = 300
 
 def run_record(manifest: dict[str, Any]) -> dict[str, Any]:
     """Returns the parts of a manifest that a report shows; what an older or simpler one lacks is None or empty."""
-    recipe, counts = manifest["recipe"], manifest["counts"]
+    recipe, counts = masked_recipe(manifest["recipe"]), manifest["counts"]
+    fingerprints = {name: hashed(parts) for name, parts in manifest["fingerprints"].items()}
     return {
         "name": recipe["name"],
         "started": manifest.get("started"),
@@ -37,8 +40,8 @@ def run_record(manifest: dict[str, Any]) -> dict[str, Any]:
         "drops": _largest_first(counts.get("drops", {})),
         "splits": counts.get("splits"),
         "score_table_bytes": counts.get("score_table_bytes"),
-        "fingerprints": {name: short_fingerprint(parts) for name, parts in manifest["fingerprints"].items()},
-        "fingerprint_parts": manifest["fingerprints"],
+        "fingerprints": {name: short_fingerprint(parts) for name, parts in fingerprints.items()},
+        "fingerprint_parts": fingerprints,
         "versions": manifest.get("versions", {}),
         "recipe": recipe,
     }
