@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow fuzz lint bench clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,10 @@ test: $(VENV)/.installed ## Run the tests
 
 test-slow: $(VENV)/.installed ## Run the tests that take most of a minute each
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow
+
+fuzz: $(VENV)/.installed ## Fuzz for an hour, from a new seed
+	POLAR_RAY_FUZZ_SEED=$${POLAR_RAY_FUZZ_SEED:-$$(date +%s)} POLAR_RAY_FUZZ_S=$${POLAR_RAY_FUZZ_S:-240} \
+		$(BIN)/python -m pytest -q -n 2 --dist load --timeout 1200 tests/fuzz
 
 lint: $(VENV)/.installed ## Check format, lint and types
 	$(BIN)/ruff format --check .

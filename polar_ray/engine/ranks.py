@@ -7,11 +7,9 @@ again, so it takes a new process to go on.
 """
 
 import contextlib
-import os
 import pickle
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -25,6 +23,7 @@ from polar_ray.engine.rank import PackedForward, PlainForward, Setup, join
 from polar_ray.engine.row import Row
 from polar_ray.engine.shards import Group, check_splits, part, set_part, sum_outputs
 from polar_ray.errors import DeviceLost
+from polar_ray.subprocesses import environment, python
 
 _LOOK_S = 0.1
 """Seconds between looks at the children."""
@@ -154,15 +153,14 @@ class Ranks:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self, number: int) -> "subprocess.Popen[bytes]":
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with self._log(number).open("wb") as log:
             # In a session of their own, so that Ctrl-C reaches the first rank alone, which then ends them.
             return subprocess.Popen(
-                [sys.executable, "-c", "from polar_ray.engine.rank import main; main()"],
+                python("polar_ray.engine.rank"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=environment,
+                env=environment(),
                 start_new_session=True,
             )
 

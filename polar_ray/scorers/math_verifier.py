@@ -1,22 +1,23 @@
 """Compares mathematical answers with math-verify, in a process of its own."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from polar_ray.data.status import Status
 from polar_ray.errors import ScoringError
+from polar_ray.subprocesses import environment, python
 
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d{1,6})?")
 _MOST_CHARACTERS = 15
+MEMORY_BYTES = 4 * 2**30
+"""Bytes of addresses that math-verify's process may have; its libraries take a quarter of a GiB."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Verdict:
 
     Attributes:
         holds: Whether the answers are equal; False where the status is not ``ok``.
-        status: ``ok``, ``timeout``, or ``error`` where math-verify's process broke down.
+        status: ``ok``, ``timeout``, or ``error`` where math-verify's process broke down or wanted too much memory.
         error: The message, where the status is not ``ok``.
+        seconds: Of processor time that it took; 0 where math-verify was not asked.
     """
 
     holds: bool
     status: Status = Status.OK
     error: str | None = None
+    seconds: float = field(default=0, compare=False)
 
 
 class MathVerifier:
@@ -48,10 +51,12 @@ class MathVerifier:
 
     Args:
         timeout_s: Seconds of processor time for one comparison.
+        memory_bytes: Of addresses that its process may have.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, memory_bytes: int = MEMORY_BYTES) -> None:
         self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
         self._lock = threading.Lock()
         self._worker: subprocess.Popen[str] | None = None
         self._finalizer: weakref.finalize[..., MathVerifier] | None = None
@@ -90,23 +95,27 @@ class MathVerifier:
                 worker = self._worker or self._start()
                 line = _exchange(worker, json.dumps(request))
                 if line:
-                    return Verdict(bool(json.loads(line)))
+                    answer = json.loads(line)
+                    if answer["holds"] is None:
+                        message = f"math-verify wanted more than {self._memory_bytes / 2**30:.3g} GiB of memory"
+                        return Verdict(False, Status.ERROR, message, answer["seconds"])
+                    return Verdict(answer["holds"], seconds=answer["seconds"])
                 status = worker.wait()
                 self._end()
             if status == -signal.SIGPROF:
                 message = f"math-verify took more than {self._timeout_s:g} s of processor time"
-                return Verdict(False, Status.TIMEOUT, message)
+                return Verdict(False, Status.TIMEOUT, message, self._timeout_s)
         message = f"math-verify's process ended with status {status} on {request!r:.200}"
         return Verdict(False, Status.ERROR, message)
 
     def _start(self) -> "subprocess.Popen[str]":
         worker = subprocess.Popen(
-            [sys.executable, "-m", "polar_ray.scorers.math_worker", str(self._timeout_s)],
+            python("polar_ray.scorers.math_worker", str(self._timeout_s), str(self._memory_bytes)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             encoding="ascii",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            env=environment(),
             # A session of its own, so that Ctrl-C in a terminal does not reach it before its owner has finished.
             start_new_session=True,
         )

@@ -1,15 +1,21 @@
 """The process in which math-verify runs; ``math_verifier`` starts it and talks to it.
 
-It reads one JSON list per line, ``[gold]`` or ``[gold, answer]``, and writes one JSON value per line: whether the gold
-text holds an expression, or whether the answer equals it. A computation that takes more processor time than the
-process's argument says (seconds) ends the process by SIGPROF, which no code in it can hold up or swallow.
+It reads one JSON list per line, ``[gold]`` or ``[gold, answer]``, and writes one JSON object per line: ``holds``,
+whether the gold text holds an expression or the answer equals it, null where that wanted too much memory, and
+``seconds`` of processor time. A computation that takes more of that than the first argument says (seconds) ends the
+process by SIGPROF, which no code in it can hold up or swallow; the second argument says how many bytes of addresses the
+process may have. math-verify swallows exceptions, MemoryError too, and answers no; it logs them, and there they are
+seen.
 """
 
 import json
 import logging
 import os
+import resource
 import signal
 import sys
+import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -32,9 +38,29 @@ def answer(request: list[str]) -> bool:
     return bool(verify(list(gold), list(expressions(request[1])), timeout_seconds=None))
 
 
-def main(seconds: float) -> None:
+class _Memory(logging.Handler):
+    """Notices that memory ran out in what was logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.ran_out = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Looks at the exception of a record."""
+        error = record.exc_info[1] if record.exc_info else None
+        while error is not None:
+            self.ran_out = self.ran_out or isinstance(error, MemoryError)
+            error = error.__cause__ or error.__context__
+
+
+def main() -> None:
     """Answers requests until standard input ends."""
-    logging.disable()
+    seconds, most_bytes = float(sys.argv[1]), int(sys.argv[2])
+    # Some systems, macOS among them, do not limit addresses.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    memory = _Memory()
+    logging.basicConfig(level=logging.DEBUG, handlers=[memory], force=True)
     # The grammar's runtime prints to standard output, which must carry answers only.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -42,11 +68,12 @@ def main(seconds: float) -> None:
     answers.flush()
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        result = answer(json.loads(line))
+        memory.ran_out, started = False, time.process_time()
+        try:
+            holds = answer(json.loads(line))
+        except MemoryError:
+            memory.ran_out = True
         signal.setitimer(signal.ITIMER_PROF, 0)
-        answers.write(json.dumps(result) + "\n")
+        spent = time.process_time() - started
+        answers.write(json.dumps({"holds": None if memory.ran_out else holds, "seconds": spent}) + "\n")
         answers.flush()
-
-
-if __name__ == "__main__":
-    main(float(sys.argv[1]))

@@ -1,5 +1,6 @@
 """Closeness to the reference, computed from text: the scorer that needs no weights."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from statistics import fmean
 from unicodedata import unidata_version
@@ -60,6 +61,9 @@ class TextClosenessScorer(TextScorer):
     def fingerprint(config: TextCloseness) -> dict[str, str]:
         """Returns what can change a score, by name: settings, scoring code and the libraries that compare answers."""
         settings = config.model_dump(mode="json", exclude={"kind"})
+        # Came later; at its default it says nothing, as in the fingerprints of the versions before it.
+        if config.group_timeout_s == TextCloseness.model_fields["group_timeout_s"].default:
+            del settings["group_timeout_s"]
         return (
             {"kind": config.kind, "scoring_code": SCORING_CODE, "unicode": unidata_version}
             | {f"setting:{name}": str(value) for name, value in sorted(settings.items())}
@@ -82,7 +86,8 @@ class TextClosenessScorer(TextScorer):
             return [CandidateScore(None, Status.NO_REFERENCE)] * len(group.candidates)
         if self.config.references == "first":
             texts = texts[:1]
-        references = [_Reference(text, self._verifier, self.config.math) for text in texts]
+        budget = _Budget(self._verifier, self.config.group_timeout_s)
+        references = [_Reference(text, budget, self.config.math) for text in texts]
         # Samplers repeat themselves: a text that occurs twice in a group is scored once.
         known: dict[str, CandidateScore] = {}
         return [self._score(candidate, references, known) for candidate in group.candidates]
@@ -103,10 +108,34 @@ class TextClosenessScorer(TextScorer):
         return known[text]
 
 
+class _Budget:
+    """What a group may still ask of math-verify. Processor time counts, so that a busy machine takes nothing away."""
+
+    def __init__(self, verifier: MathVerifier, seconds: float) -> None:
+        self._verifier = verifier
+        self._seconds = self._left = seconds
+
+    def is_expression(self, gold: str) -> Verdict:
+        """Asks as ``MathVerifier`` does."""
+        return self._charged(lambda: self._verifier.is_expression(gold))
+
+    def equal(self, gold: str, answer: str) -> Verdict:
+        """Asks as ``MathVerifier`` does, or gives ``timeout`` where nothing is left."""
+        return self._charged(lambda: self._verifier.equal(gold, answer))
+
+    def _charged(self, ask: Callable[[], Verdict]) -> Verdict:
+        if self._left <= 0:
+            message = f"math-verify took more than {self._seconds:g} s of processor time for the group"
+            return Verdict(False, Status.TIMEOUT, message)
+        verdict = ask()
+        self._left -= verdict.seconds
+        return verdict
+
+
 class _Reference:
     """One reference and what is known of it."""
 
-    def __init__(self, text: str, verifier: MathVerifier, use_math: bool) -> None:
+    def __init__(self, text: str, verifier: _Budget, use_math: bool) -> None:
         self._text = ReferenceText(text)
         self._verifier = verifier
         self._verdicts: dict[str, Verdict] = {}

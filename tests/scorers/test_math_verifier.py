@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from polar_ray.data.status import Status
 from polar_ray.errors import ScoringError
+from polar_ray.scorers import math_verifier
 from polar_ray.scorers.math_verifier import MathVerifier, Verdict
 
 PAIRS = json.loads((Path(__file__).parents[1] / "golden/math/pairs.json").read_text(encoding="utf-8"))["rows"]
@@ -93,7 +94,7 @@ def workers(timeout_s: float) -> list[int]:
             command = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"polar_ray.scorers.math_worker" in command and str(timeout_s).encode() in command:
+        if str(timeout_s).encode() in command and any(b"polar_ray.scorers.math_worker" in part for part in command):
             found.append(int(folder.name))
     return found
 
@@ -128,12 +129,65 @@ def test_a_worker_that_was_killed_while_idle_is_replaced() -> None:
     verifier.close()
 
 
-def test_an_answer_that_kills_the_process_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "math_verify.py").write_text("import os\n\ndef parse(*_, **__):\n    os._exit(3)\n\nverify = parse\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+def in_its_place(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Lets a program stand where math-verify's process would."""
+    monkeypatch.setattr(math_verifier, "python", lambda *_: [sys.executable, "-c", code])
+
+
+def test_an_answer_that_kills_the_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_its_place(monkeypatch, "import os; print('ready', flush=True); input(); os._exit(3)")
     verdict = MathVerifier(timeout_s=5).equal("$1$", r"\boxed{1}")
     assert (verdict.holds, verdict.status) == (False, Status.ERROR)
     assert verdict.error == "math-verify's process ended with status 3 on ['$1$', '\\\\boxed{1}']"
+
+
+@needs_proc
+def test_the_process_has_a_limit_of_memory() -> None:
+    verifier = MathVerifier(timeout_s=11.125, memory_bytes=3 * 2**30)
+    assert verifier.equal("$1$", r"\boxed{1}").holds
+    limits = Path(f"/proc/{workers(11.125)[0]}/limits").read_text()
+    assert f"Max address space         {3 * 2**30} " in limits
+    verifier.close()
+
+
+def test_an_answer_that_wants_too_much_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What math-verify does with an exception: it logs it at the lowest level and answers no.
+    code = """
+import logging, sys
+from polar_ray.scorers import math_worker
+def verify(gold, answer, **_):
+    try:
+        bytearray(2**40)
+    except Exception:
+        logging.getLogger("math_verify").debug("Error during comparison", exc_info=True)
+        return False
+math_worker.verify = verify
+sys.argv[1:] = ["5", str(2**30)]
+math_worker.main()
+"""
+    in_its_place(monkeypatch, code)
+    verdict = MathVerifier(timeout_s=5, memory_bytes=2**30).equal("$1$", r"\boxed{1}")
+    assert verdict == Verdict(False, Status.ERROR, "math-verify wanted more than 1 GiB of memory")
+
+
+def test_nothing_that_lies_in_a_working_folder_is_executed(tmp_path: Path) -> None:
+    for name in ("math_verify", "sympy", "latex2sympy2_extended", "resource"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})")
+    (tmp_path / "script.py").write_text(
+        "from polar_ray.scorers.math_verifier import MathVerifier\n"
+        "print(MathVerifier(5).equal('$1$', r'\\boxed{1}').holds)\n"
+    )
+    # Its folder is the first place where Python looks, the working folder, and on PYTHONPATH.
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ran = subprocess.run(
+        [sys.executable, "script.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert ran.stdout == "True\n", ran.stderr
+    assert not (tmp_path / "executed").exists()
 
 
 @needs_proc
@@ -166,10 +220,9 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
 
 
 def test_a_math_verify_that_cannot_be_imported_stops_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "math_verify.py").write_text("raise ImportError('broken installation')")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    in_its_place(monkeypatch, "raise ImportError('broken installation')")
     with pytest.raises(ScoringError, match="Repair the math-verify installation"):
         MathVerifier(timeout_s=5).equal("$1$", r"\boxed{1}")
     assert "broken installation" in capfd.readouterr().err

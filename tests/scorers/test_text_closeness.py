@@ -10,6 +10,7 @@ from polar_ray.data.status import Status
 from polar_ray.recipe.scorers import TextCloseness
 from polar_ray.scorers.base import CandidateScore
 from polar_ray.scorers.catalog import fingerprint_of, make_encoder, make_scorer
+from polar_ray.scorers.math_verifier import MathVerifier, Verdict
 from polar_ray.scorers.text_closeness import TextClosenessScorer
 
 HANG = r"The answer is $\boxed{9^{9^{9^{9}}}}$"
@@ -180,3 +181,28 @@ def test_it_is_in_the_catalog_and_its_fingerprint_names_what_can_change_a_score(
         fingerprint
     )
     assert fingerprint != fingerprint_of(TextCloseness(references="mean"))
+
+
+def test_a_setting_that_came_later_is_in_no_fingerprint_at_its_default() -> None:
+    assert "setting:group_timeout_s" not in fingerprint_of(TextCloseness())
+    assert fingerprint_of(TextCloseness(group_timeout_s=7))["setting:group_timeout_s"] == "7.0"
+
+
+def test_a_group_has_a_budget_for_all_of_its_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def equal(verifier: MathVerifier, gold: str, answer: str) -> Verdict:
+        asked.append(answer)
+        return Verdict(answer == r"\boxed{3}", seconds=4.0)
+
+    monkeypatch.setattr(MathVerifier, "equal", equal)
+    scorer = TextClosenessScorer(TextCloseness(group_timeout_s=10))
+    reference = (Message("assistant", "The answer is 3."),)
+    answers = tuple(Candidate(f"c{n}", (Message("assistant", rf"\boxed{{{n}}}"),)) for n in range(6))
+    for _ in range(2):
+        # Each group has its own.
+        asked.clear()
+        (scores,) = scorer.score([Group("p", (Message("user", "?"),), (reference,), answers)])
+        assert asked == [r"\boxed{0}", r"\boxed{1}", r"\boxed{2}"]
+        assert [score.status.value for score in scores] == ["ok"] * 3 + ["timeout"] * 3
+        assert scores[3].error == "math-verify took more than 10 s of processor time for the group"
