@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import datetime, timezone
 
 import msgspec
@@ -96,10 +96,12 @@ def run(
     if files is None:
         files = checked_files(recipe, folder, fresh=fresh)
     there = None if fresh else finished(recipe, parent, folder, files)
-    if there is not None and are_derived(recipe):
+    if there is not None:
         reporter.say(_nothing_to_do(folder))
-        # Without Ray: all is there, and it is only made sure that it is this recipe's.
-        derive_all(recipe, reporter.say)
+        # Without Ray where all is there: it is only made sure that it is this recipe's. Nothing is left to be scored
+        # in any case, so whether there is room for the scorers does not matter.
+        with nullcontext() if are_derived(recipe) else connected(recipe.compute):
+            derive_all(recipe, reporter.say)
         return there
     with ExitStack() as stack:
         lease = None

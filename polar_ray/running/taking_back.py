@@ -9,6 +9,7 @@ import msgspec
 
 from polar_ray.data.listing import InputFile
 from polar_ray.data.own_files import delete_own
+from polar_ray.data.records import decode_record
 from polar_ray.recipe.input import Input
 from polar_ray.running.clearing import SPLITS
 from polar_ray.running.folder import RunFolder
@@ -72,7 +73,12 @@ def finish_taking_back(folder: RunFolder) -> TakenBack | None:
     storage = folder.storage
     if not storage.is_file(folder.taken_back):
         return None
-    record = msgspec.json.decode(storage.read_bytes(folder.taken_back), type=TakenBack)
+    record = decode_record(
+        storage.read_bytes(folder.taken_back),
+        folder.taken_back,
+        TakenBack,
+        "what it says is to be scored again is not known any more: start over with --fresh",
+    )
     _delete(folder, record.holds)
     return record
 

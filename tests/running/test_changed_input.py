@@ -13,7 +13,7 @@ from s3_server import bucket
 
 from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.sources import Source, plan_sources
-from polar_ray.errors import InputChanged, InputError
+from polar_ray.errors import InputChanged, InputError, OutputError
 from polar_ray.recipe.input import Input
 from polar_ray.running.establish import establish
 from polar_ray.running.folder import RunFolder
@@ -118,6 +118,15 @@ def test_taking_back_that_was_interrupted_is_finished_before_the_run_goes_on(
         "_run/run.json",
         *(name.format(split) for split in ("00000-00000", "00002-00000") for name in kept),
     }
+
+
+def test_a_damaged_record_of_what_is_taken_back_is_one_sentence(tmp_path: Path) -> None:
+    folder = RunFolder.of(str(tmp_path))
+    files = [InputFile("/in/a.jsonl", 5, None, 1.0, "jsonl", None)]
+    establish(folder, described(files))
+    Path(folder.taken_back).write_bytes(b'{"changed": [')
+    with pytest.raises(OutputError, match=r"taken_back\.json is damaged.*start over with --fresh$"):
+        establish(folder, described(files))
 
 
 def test_a_change_is_seen_by_size_and_by_time_and_so_is_a_file_that_is_gone(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_a_finished_run_goes_on_with_what_is_not_derived_yet(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("embedded_ray")
+def test_what_a_finished_run_has_yet_to_derive_does_not_wait_for_room_for_its_scorers(tmp_path: Path) -> None:
+    run(wanted(tmp_path))
+    whole = datasets(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "derived" / "pairs")
+    run(wanted(tmp_path, "compute.cpus_per_actor=1000"))
+    assert datasets(tmp_path / "out") == whole
+
+
+@pytest.mark.usefixtures("embedded_ray")
 def test_a_changed_derivation_does_not_cost_the_scores(tmp_path: Path) -> None:
     run(wanted(tmp_path))
     whole = datasets(tmp_path / "out")
