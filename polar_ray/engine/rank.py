@@ -12,7 +12,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -37,7 +36,7 @@ class Setup:
     Attributes:
         rank: Its number, from 1 on.
         ranks: How many there are, the first included.
-        folder: Where the ranks find each other.
+        meeting: The open file, of the same number in all the ranks, through which they find each other.
         device: Where it computes.
         dtype: The backbone's dtype.
         backbone: The class of the backbone.
@@ -49,7 +48,7 @@ class Setup:
 
     rank: int
     ranks: int
-    folder: Path
+    meeting: int
     device: torch.device
     dtype: torch.dtype
     backbone: type[PreTrainedModel]
@@ -83,12 +82,12 @@ class PlainForward:
     sequences: Sequence[np.ndarray]
 
 
-def join(folder: Path, rank: int, ranks: int, device: torch.device, timeout_s: float) -> Group:
+def join(meeting: int, rank: int, ranks: int, device: torch.device, timeout_s: float) -> Group:
     """Returns the group of the ranks, after all have joined: NCCL on CUDA, gloo over the loopback device on the CPU.
 
     The group is not torch's default group of the process, which is left to whoever else wants it.
     """
-    store = dist.FileStore(str(folder / "store"), ranks)  # type: ignore[attr-defined]
+    store = dist.FileStore(f"/proc/self/fd/{meeting}", ranks)  # type: ignore[attr-defined]
     timeout = timedelta(seconds=timeout_s)
     if device.type == "cuda":
         nccl = dist.ProcessGroupNCCL.Options()
@@ -144,7 +143,7 @@ def main() -> None:
         torch.cuda.set_device(setup.device)
         torch.empty(1, device=setup.device)
     outbox.write(b"+")
-    group = join(setup.folder, setup.rank, setup.ranks, setup.device, setup.timeout_s)
+    group = join(setup.meeting, setup.rank, setup.ranks, setup.device, setup.timeout_s)
     backbone = _receive(setup, group)
     kernels: Kernels | None = None
     if setup.fused and setup.device.type == "cpu":

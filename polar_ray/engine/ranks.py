@@ -7,14 +7,13 @@ again, so it takes a new process to go on.
 """
 
 import contextlib
+import os
 import pickle
-import shutil
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -71,7 +70,10 @@ class Ranks:
         self._group: Group | None = None
         self._on_cuda = device.type == "cuda"
         self._closing = threading.Event()
-        self._folder = Path(tempfile.mkdtemp(prefix="polar-ray-ranks-"))
+        # Files without a name: nothing of them is left, however this process and its children end. The first is never
+        # closed: torch opens it by its number as long as the group is there, and a number is given out again.
+        self._meeting = os.memfd_create("polar-ray-ranks")
+        self._logs = [tempfile.TemporaryFile() for _ in range(1, count)]  # noqa: SIM115
         self._children = [self._start(number) for number in range(1, count)]
         threading.Thread(target=self._watch, daemon=True).start()
         try:
@@ -81,7 +83,7 @@ class Ranks:
                     self._tell(
                         number,
                         Setup(
-                            *(number, count, self._folder, there, dtype, type(backbone), backbone.config, fused),
+                            *(number, count, self._meeting, there, dtype, type(backbone), backbone.config, fused),
                             *(torch.get_num_threads(), _START_S),
                         ),
                     )
@@ -89,7 +91,7 @@ class Ranks:
                     assert child.stdout is not None
                     if child.stdout.read(1) != b"+":
                         raise EOFError("it ended before it could begin")
-                self._group = join(self._folder, 0, count, device, _START_S)
+                self._group = join(self._meeting, 0, count, device, _START_S)
                 self._share_out(backbone, dtype, device, self._group)
                 self.free: list[int | None] = [pickle.load(child.stdout) for child in self._children if child.stdout]
         except BaseException:
@@ -150,19 +152,20 @@ class Ranks:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for log in self._logs:
+            log.close()
 
     def _start(self, number: int) -> "subprocess.Popen[bytes]":
-        with self._log(number).open("wb") as log:
-            # In a session of their own, so that Ctrl-C reaches the first rank alone, which then ends them.
-            return subprocess.Popen(
-                python("polar_ray.engine.rank"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment(),
-                start_new_session=True,
-            )
+        # In a session of their own, so that Ctrl-C reaches the first rank alone, which then ends them.
+        return subprocess.Popen(
+            python("polar_ray.engine.rank"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._logs[number - 1],
+            env=environment(),
+            pass_fds=[self._meeting],
+            start_new_session=True,
+        )
 
     def _share_out(self, backbone: PreTrainedModel, dtype: torch.dtype, device: torch.device, group: Group) -> None:
         """Sends each rank its part of each weight, and keeps the first."""
@@ -231,11 +234,11 @@ class Ranks:
             "an actor more GPUs (compute.gpus_per_actor)."
         )
 
-    def _log(self, number: int) -> Path:
-        return self._folder / f"rank-{number}.log"
-
     def _last_words(self, number: int) -> str:
-        with contextlib.suppress(OSError):
-            lines = self._log(number).read_text(errors="replace").strip().splitlines()
+        # A ValueError where all was closed meanwhile.
+        with contextlib.suppress(OSError, ValueError):
+            log = self._logs[number - 1].fileno()
+            # Not by seeking: the rank writes at the position that both have.
+            lines = os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace").strip().splitlines()
             return f"Its last words: {lines[-1].strip()} " if lines else ""
         return ""

@@ -4,6 +4,7 @@ On the CPU the ranks are processes that sum through gloo; the split of the weigh
 """
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -166,14 +167,19 @@ def test_a_rank_that_ends_after_its_last_sum_is_an_error_all_the_same() -> None:
     engine.close()
 
 
-def test_the_ranks_end_with_a_first_rank_that_is_killed() -> None:
+def test_the_ranks_end_with_a_first_rank_that_is_killed_and_leave_no_file(tmp_path: Path) -> None:
     code = (
         "import sys, time; sys.path[:0] = ['tests', 'tests/engine']; import test_ranks as t\n"
         "engine = t.make_engine(ranks=2); print(t.children()[0].pid, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+    where = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=where
+    ) as first:
         assert first.stdout is not None
         other = psutil.Process(int(first.stdout.readline()))
         first.kill()
     psutil.wait_procs([other], timeout=5)
     assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
+    # Others than the ranks make their folders there.
+    assert [path.name for path in tmp_path.rglob("*") if "rank" in path.name or path.name == "store"] == []
