@@ -30,6 +30,10 @@ class Reporter(Protocol):
         """Scoring is over, well or badly."""
         ...
 
+    def done(self, tally: Tally, candidates_per_s: float, tokens_per_s: float) -> None:
+        """The run is over, and these are the figures of its result: without the duplicates, with all commits."""
+        ...
+
 
 class Rates:
     """Candidates and tokens per second since scoring began in this attempt."""
@@ -70,6 +74,9 @@ class Silent:
     def end(self) -> None:
         """Ignores it."""
 
+    def done(self, tally: Tally, candidates_per_s: float, tokens_per_s: float) -> None:
+        """Ignores it."""
+
 
 class LogLines:
     """A line every few seconds, for job logs."""
@@ -95,7 +102,7 @@ class LogLines:
             self._rates, self._started, self._begun_at, self._last = Rates(tally), now, done_share, now
             self.say(f"{done_share:6.1%} first split committed")
             return
-        if now - self._last < self._every_s and done_share < 1:
+        if now - self._last < self._every_s:
             return
         self._last = now
         share = max(done_share - self._begun_at, 1e-9)
@@ -104,6 +111,10 @@ class LogLines:
 
     def end(self) -> None:
         """Nothing to close."""
+
+    def done(self, tally: Tally, candidates_per_s: float, tokens_per_s: float) -> None:
+        """Prints the figures of the result."""
+        self.say(f"{1:6.1%} {summary(tally, candidates_per_s, tokens_per_s)}")
 
 
 class Bar:
@@ -141,6 +152,9 @@ class Bar:
     def end(self) -> None:
         """Removes the bar."""
         self._progress.stop()
+
+    def done(self, tally: Tally, candidates_per_s: float, tokens_per_s: float) -> None:
+        """Prints nothing: the bar is gone, and what follows it is the result."""
 
 
 def reporter() -> Reporter:

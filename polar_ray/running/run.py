@@ -227,6 +227,7 @@ def score(
     # Every split is committed, so what killed writers left belongs to nobody.
     folder.storage.sweep(folder.path)
     folder.storage.write_atomic(folder.manifest, msgspec.json.format(msgspec.json.encode(manifest)))
+    reporter.done(tally, manifest.throughput["candidates_per_s"], manifest.throughput["tokens_per_s"])
     return manifest
 
 

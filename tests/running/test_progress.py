@@ -2,12 +2,15 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
+from conftest import rows, write_jsonl
 from rich.console import Console
-from runs import commit
+from runs import commit, recipe
 
 from polar_ray.running.progress import Bar, LogLines, Silent, reporter, summary
+from polar_ray.running.run import run
 from polar_ray.running.tally import Tally
 
 
@@ -31,11 +34,12 @@ def test_log_lines_say_how_far_the_run_is(capsys: pytest.CaptureFixture[str]) ->
     for splits in (1, 2, 3, 4):
         lines.update(tally(splits), splits / 4)
     lines.end()
+    lines.done(tally(3), 7.0, 1234.0)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[0] == "resuming: 2 splits"
     assert captured.err.splitlines()[1].startswith(" 25.0% ")
-    *_, third, last = captured.err.splitlines()
+    *_, third, last, result = captured.err.splitlines()
     pattern = (
         r" *(\S+%) (\d+) candidates, [\d,]+ candidates/s, [\d,]+ tokens/s, (\d+) dead letters, (\d+:\d\d:\d\d) left"
     )
@@ -44,6 +48,7 @@ def test_log_lines_say_how_far_the_run_is(capsys: pytest.CaptureFixture[str]) ->
         assert match is not None, line
         assert match.groups()[:3] == (share, candidates, letters)
     assert last.endswith("0:00:00 left")
+    assert result == "100.0% 42 candidates, 7 candidates/s, 1,234 tokens/s, 6 dead letters"
 
 
 def test_log_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,5 +84,18 @@ def test_use_from_python_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     silent.begin(0.0)
     silent.update(tally(1), 1.0)
     silent.end()
+    silent.done(tally(1), 1.0, 1.0)
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_progress_ends_with_the_figures_of_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The last split holds the first again: three candidates and a row each that do not stay.
+    write_jsonl(tmp_path / "in.jsonl", [*rows(4), *rows(2)])
+    settings = ("input.split_rows=2", "limits.max_dead_letters=2")
+    manifest = run(recipe(tmp_path / "in.jsonl", tmp_path / "out", *settings), reporter=LogLines())
+    assert (manifest.counts["candidates"], manifest.counts["dead_letters"]) == (12, {"duplicate_row": 2})
+    last = capsys.readouterr().err.splitlines()[-1]
+    rate = f"{manifest.throughput['candidates_per_s']:,.0f}"
+    assert last == f"100.0% 12 candidates, {rate} candidates/s, 2 dead letters"
