@@ -220,7 +220,7 @@ def curate(
 
 @app.command()
 def env() -> None:
-    """Print versions and devices, for a bug report."""
+    """Print versions, devices and what killed runs have left on this machine, for a bug report."""
     from polar_ray.environment import environment
 
     for name, value in environment().items():

@@ -1,8 +1,10 @@
-"""Versions and devices, for bug reports."""
+"""Versions, devices and what killed drivers have left, for bug reports."""
 
 import os
 import platform
 from importlib import metadata
+
+from polar_ray.running.embedded import leftovers
 
 _PACKAGES = ("ray", "torch", "transformers", "tokenizers", "sentencepiece", "pyarrow", "numpy", "pandas", "math-verify")
 
@@ -21,4 +23,10 @@ def environment() -> dict[str, str]:
         found["cuda"] = "no device"
     for package in _PACKAGES:
         found[package] = metadata.version(package)
+    for number, left in enumerate(leftovers(), 1):
+        count = len(left.processes)
+        found[f"leftover-{number}"] = (
+            f"{left.folder} with {count or 'no'} process{'es' if count > 1 else ''}, of a driver that was killed; the "
+            "next run that starts Ray inside its process ends and deletes them"
+        )
     return found

@@ -1,5 +1,6 @@
 """The commands: what they print, what they leave, and that every mistake is one sentence with a way on."""
 
+import fcntl
 import json
 import os
 import re
@@ -265,7 +266,8 @@ HOSTILE = "\x1b]0;owned\x07\x1b[31m\x9b2J\u202e"
 
 @pytest.mark.usefixtures("embedded_ray")
 def test_no_text_of_the_input_commands_the_terminal(command: Run, recipe: Path, tmp_path: Path) -> None:
-    folder = tmp_path / f"in{HOSTILE}"
+    # Names with controls are refused; one with a bidi override is a name.
+    folder = tmp_path / "in owned\u202e"
     (row,) = rows(1)
     hostile = {**row, "prompt_id": HOSTILE, "prompt": HOSTILE, "candidates": [HOSTILE, f"two{HOSTILE}"]}
     write_jsonl(folder / "in.jsonl", [hostile, {"prompt": HOSTILE}])
@@ -300,6 +302,25 @@ def test_env_names_versions_and_devices(command: Run) -> None:
     found = dict(line.split(maxsplit=1) for line in output.splitlines())
     assert found["polar-ray"] == polar_ray.__version__
     assert {"python", "platform", "cpu", "cuda", "ray", "torch", "transformers", "pyarrow"} <= set(found)
+
+
+def test_env_says_what_a_killed_driver_has_left(command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("polar_ray.running.embedded._parents", lambda: [str(tmp_path)])
+    for name in ("polar-ray-left", "polar-ray-used", "polar-ray-starting", "another"):
+        (tmp_path / name).mkdir()
+        if name != "polar-ray-starting":
+            (tmp_path / name / "driver.lock").touch()
+    output = (tmp_path / "polar-ray-left" / "worker.out").open("w")
+    with output, (tmp_path / "polar-ray-used" / "driver.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(["sleep", "600"], stdout=output) as process:
+            code, said, errors = command("env")
+            process.kill()
+    assert (code, errors) == (0, "")
+    left = [line.split(maxsplit=1) for line in said.splitlines() if str(tmp_path) in line]
+    assert [name for name, _ in left] == ["leftover-1"]
+    assert left[0][1].startswith(f"{tmp_path}/polar-ray-left with 1 process, of a driver that was killed; the next run")
+    assert command("env")[1].count("with no process, of a driver") == 2
 
 
 def test_help_names_every_command(command: Run) -> None:

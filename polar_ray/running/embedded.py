@@ -47,9 +47,11 @@ def own_folder() -> Iterator[str]:
         folder = tempfile.mkdtemp(prefix=PREFIX, dir=_parents()[0])
     except OSError as error:
         raise StorageError(f"Ray needs a temporary folder: {error}; set TMPDIR to one that can be written") from error
-    with open(os.path.join(folder, _LOCK), "w") as lock:
-        # Held as long as this process lives, in whatever container that is: process ids would not tell.
+    with open(os.path.join(folder, f"{_LOCK}.new"), "w") as lock:
+        # Held as long as this process lives, in whatever container that is: process ids would not tell. Named only
+        # once it is held, or another driver that starts now would take the folder for abandoned.
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.rename(lock.name, os.path.join(folder, _LOCK))
         watcher = subprocess.Popen(
             [sys.executable, "-I", "-S", ray_watcher.__file__, folder],
             stdin=subprocess.PIPE,
