@@ -9,6 +9,7 @@
     │   ├── TooManyDeadLetters the input is mostly garbage
     │   └── NotJoined          a joined run lacks candidates
     ├── StorageError           a path or an object store cannot be used
+    │   ├── NotShareable       two processes could create the same file there
     │   └── StorageFault       a storage did not do what was asked of it
     │       ├── StorageAway    it was waited for, and did not come back
     │       └── StorageDenied  it does not let this user in
@@ -69,6 +70,10 @@ class NotJoined(InputError):
 
 class StorageError(PolarRayError):
     """A path or an object store cannot be used."""
+
+
+class NotShareable(StorageError):
+    """A storage is not known to let only one of several processes create a file."""
 
 
 class StorageFault(StorageError, OSError):

@@ -60,11 +60,13 @@ def new_shards(listed: Mapping[str, dict[str, Any]], state: State) -> dict[str, 
     }
 
 
-def split_by_access(shards: Mapping[str, dict[str, Any]], config: Input) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Returns the shards that can be opened now, and the paths of the others."""
+def split_by_access(
+    shards: Mapping[str, dict[str, Any]], config: Input, wait_s: float
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Returns the shards that can be opened now, and the paths of the others; a storage is waited for so long."""
 
     def opens(path: str) -> bool:
-        return can_be_opened(Storage.of(path, config.storage_options), path)
+        return can_be_opened(Storage.of(path, config.storage_options, wait_s), path)
 
     with ThreadPoolExecutor(16) as pool:
         opened = dict(zip(shards, pool.map(opens, shards), strict=True))

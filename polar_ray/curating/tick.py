@@ -146,7 +146,9 @@ class Curation:
 
     def _work(self, state: State) -> _Work:
         listed = listed_shards(self._recipe, self._out, self._clock())
-        shards, self._unopened = split_by_access(new_shards(listed, state), self._recipe.input)
+        shards, self._unopened = split_by_access(
+            new_shards(listed, state), self._recipe.input, self._recipe.limits.storage_wait_s
+        )
         if state.pending is not None:
             # What was begun is finished first, without what has vanished since.
             shards = {path: identity for path, identity in shards.items() if path in state.pending.shards} or shards

@@ -3,17 +3,18 @@
 import errno
 import os
 import uuid
-from typing import Any
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 from polar_ray.data.filesystems import ATTEMPTS, S3_SCHEMES
 from polar_ray.data.replacing import TEMPORARY_PREFIX
 from polar_ray.data.storage import Storage
-from polar_ray.errors import StorageError
+from polar_ray.errors import NotShareable
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 """What file systems without hard links say."""
 CONFLICTS = 5
-"""Times that S3 may answer that others are writing just now."""
+"""Times that others may be found at work at the very same moment."""
 
 
 def create(storage: Storage, path: str, data: bytes) -> bool:
@@ -27,10 +28,10 @@ def create(storage: Storage, path: str, data: bytes) -> bool:
         Whether this call wrote it.
 
     Raises:
-        StorageError: The storage is not known to be able to do this.
+        NotShareable: The storage is not known to be able to do this.
     """
     if not storage.is_local and storage.scheme not in S3_SCHEMES:
-        raise StorageError(
+        raise NotShareable(
             f"{storage.url} cannot be shared by several processes: a file that only one of them can create is needed, "
             "and that is known to work on local paths and on s3://; give an output.path there"
         )
@@ -49,10 +50,9 @@ def create(storage: Storage, path: str, data: bytes) -> bool:
 
 def _create_local(path: str, data: bytes) -> bool:
     folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
     try:
-        with open(temporary, "xb") as stream:
+        with _opened(temporary) as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -63,18 +63,28 @@ def _create_local(path: str, data: bytes) -> bool:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            raise StorageError(f"{folder} has no hard links, of which only one can have a name: {error}") from error
+            raise NotShareable(f"{folder} has no hard links, of which only one can have a name: {error}") from error
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
     return True
 
 
+def _opened(path: str) -> BinaryIO:
+    """Creates a file, and its folder where there is none."""
+    for _ in range(CONFLICTS):
+        # Whoever ends may delete the folder when it is empty, as it is until the file is there.
+        with suppress(FileNotFoundError):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            return open(path, "xb")
+    raise FileNotFoundError(errno.ENOENT, "its folder is deleted again and again", path)
+
+
 def _create_s3(storage: Storage, key: str, data: bytes) -> bool:
     try:
         from s3fs import S3FileSystem
     except ImportError as error:
-        raise StorageError("s3:// needs a package that is not installed: pip install s3fs.") from error
+        raise NotShareable("s3:// needs a package that is not installed: pip install s3fs.") from error
     options: dict[str, Any] = {name: value for name, value in storage.options.items() if name != "region"}
     region = storage.options.get("region")
     config = {
@@ -91,7 +101,7 @@ def _create_s3(storage: Storage, key: str, data: bytes) -> bool:
             return False
         except OSError as error:
             if error.errno == errno.ENOSYS:
-                raise StorageError(f"{storage.url} has no conditional writes (If-None-Match): {error}") from error
+                raise NotShareable(f"{storage.url} has no conditional writes (If-None-Match): {error}") from error
             if "ConditionalRequestConflict" not in str(error):
                 raise
             # Others are creating it at this very moment, and S3 asks to try again: one of them will have succeeded.

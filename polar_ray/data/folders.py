@@ -1,10 +1,14 @@
 """Local folders: what is in them, and whether they can be written."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 
 from polar_ray.errors import StorageError
+
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What is said of a link to nothing, or to itself, and of a file that is gone by now."""
 
 
 def files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -33,7 +37,9 @@ def writable(path: str) -> str | None:
         place = os.path.dirname(place)
     if not os.path.isdir(place):
         return f"{place} is no folder"
-    return None if os.access(place, os.W_OK | os.X_OK) else f"{place} is read-only for this user"
+    # As who this process acts now, not as who started it.
+    allowed = os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+    return None if allowed else f"{place} is read-only for this user"
 
 
 def _below(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, os.stat_result]]:
@@ -43,8 +49,10 @@ def _below(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[st
         path = os.path.join(folder, name)
         try:
             found = os.stat(path)
-        except OSError:
-            # A link to nothing, or to itself; or a file that is gone by now.
+        except OSError as error:
+            if error.errno not in _NOTHING_THERE:
+                # Left out, it would be missing from an input that looks whole.
+                raise
             continue
         kind = stat.S_IFMT(found.st_mode)
         place = (found.st_dev, found.st_ino)

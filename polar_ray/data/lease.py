@@ -25,7 +25,7 @@ from polar_ray.data.liveness import Process
 from polar_ray.data.numbered import highest, numbered, numbers
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import decode
-from polar_ray.errors import LeaseLost, PolarRayError, StorageError
+from polar_ray.errors import LeaseLost, NotShareable, PolarRayError
 
 REMEMBERED = 20
 """Old leases that stay, to be looked at."""
@@ -93,11 +93,13 @@ class Fence:
     Attributes:
         leases: The folder of the leases.
         token: The owner's number.
+        owner: As its record names it: on a storage that let two create it, the number alone does not tell.
         work: What it does.
     """
 
     leases: Storage
     token: int
+    owner: str
     work: Work
 
     def check(self) -> None:
@@ -106,7 +108,7 @@ class Fence:
         Raises:
             LeaseLost: The owner's lease was given back or taken over.
         """
-        if highest(self.leases) != self.token:
+        if not _is_held(self.leases, self.token, self.owner):
             raise LeaseLost(
                 f"another {self.work.name} has taken over in {self.leases.url}, or this one has ended; {self.work.loss}"
             )
@@ -150,23 +152,17 @@ class Lease:
 
         Raises:
             Busy: Another owner holds it.
-            StorageError: The storage cannot keep two apart, and the work is strict.
+            NotShareable: The storage cannot keep two apart, and the work is strict.
         """
         storage.sweep(older_than_s=ttl_s)
-        last = highest(storage)
-        if last and not (record := _read(storage, last)).is_over(clock()):
-            raise Busy(record)
-        token = max(last, above) + 1
-        now = clock()
-        since = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds")
-        owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        mine = LeaseRecord(owner=owner, since=since, expires=now + ttl_s, process=Process.this())
-        if not _claim(storage, token, mine, work):
-            raise Busy(_read(storage, token))
-        if (higher := highest(storage)) > token:
-            # This process slept between looking and creating, so long that the number had come and gone.
-            storage.delete(numbered(storage, token))
-            raise Busy(_read(storage, higher))
+        token, mine = 0, None
+        # Whoever is outrun looks again: the other one works now, or has already ended.
+        while mine is None:
+            last, record = _newest(storage)
+            if record is not None and not record.is_over(clock()):
+                raise Busy(record)
+            token = max(last, above) + 1
+            mine = _claimed(storage, token, ttl_s, work, clock())
         for old in numbers(storage):
             if old <= token - REMEMBERED:
                 storage.delete(numbered(storage, old))
@@ -175,7 +171,7 @@ class Lease:
     @property
     def fence(self) -> Fence:
         """What goes with the owner's helpers."""
-        return Fence(self._storage, self.token, self._work)
+        return Fence(self._storage, self.token, self._record.owner, self._work)
 
     @property
     def taken_over(self) -> bool:
@@ -233,13 +229,7 @@ class Lease:
         return self._work.strict and self._clock() >= self._record.expires
 
     def _is_mine(self, storage: Storage) -> bool:
-        """Whether the highest lease is this one. On a storage that let two create it, the one who wrote last has it."""
-        if highest(storage) != self.token:
-            return False
-        try:
-            return _read(storage, self.token).owner == self._record.owner
-        except FileNotFoundError:
-            return False
+        return _is_held(storage, self.token, self._record.owner)
 
     def _keep_alive(self) -> None:
         while not self._ended.wait(self._ttl_s / 3):
@@ -251,28 +241,57 @@ class Lease:
                 continue
 
 
+def _newest(storage: Storage) -> tuple[int, LeaseRecord | None]:
+    """Returns the highest number, and its record unless its owner has just deleted it."""
+    last = highest(storage)
+    try:
+        return last, _read(storage, last) if last else None
+    except FileNotFoundError:
+        return last, None
+
+
+def _is_held(storage: Storage, token: int, owner: str) -> bool:
+    """Whether the highest lease is an owner's. On a storage that let two create it, the one who wrote last has it."""
+    last, record = _newest(storage)
+    return last == token and record is not None and record.owner == owner
+
+
+def _claimed(storage: Storage, token: int, ttl_s: float, work: Work, now: float) -> LeaseRecord | None:
+    """Creates the lease of a number; returns its record, or None where another owner was quicker."""
+    since = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds")
+    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    mine = LeaseRecord(owner=owner, since=since, expires=now + ttl_s, process=Process.this())
+    if not _claim(storage, token, mine, work):
+        return None
+    if highest(storage) > token:
+        # This process slept between looking and creating, so long that the number had come and gone.
+        storage.delete(numbered(storage, token))
+        return None
+    return mine
+
+
 def _claim(storage: Storage, token: int, record: LeaseRecord, work: Work) -> bool:
     """Creates the file of a lease; returns whether nobody else has."""
     path, data = numbered(storage, token), msgspec.json.encode(record)
     try:
         if not create(storage, path, data):
             # Or this process has, and the answer was lost on its way, so that the client asked again.
-            return _read(storage, token).owner == record.owner
+            return _is_held(storage, token, record.owner)
         # Whoever creates a file twice and succeeds is on a storage that lets others do so too. The space tells this
         # call's file from the first one's, should an answer be lost.
         if not create(storage, path, data + b" "):
             return True
         if work.strict:
             storage.delete(path)
-            raise StorageError(
+            raise NotShareable(
                 f"{storage.url} cannot be shared by several processes: it created the same file twice, so it ignores "
                 "If-None-Match; give an output.path on a store that does not, or on a local disk"
             )
-    except StorageError:
+    except NotShareable:
         if work.strict:
             raise
         storage.write_atomic(path, data)
-    return _read(storage, token).owner == record.owner
+    return _is_held(storage, token, record.owner)
 
 
 def _read(storage: Storage, token: int) -> LeaseRecord:

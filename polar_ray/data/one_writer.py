@@ -35,7 +35,9 @@ def one_writer(storage: Storage, records: str, work: Work, lease_s: float = LEAS
 
     Raises:
         OutputBusy: Somebody else writes there.
+        StorageDenied: Nobody could write there.
     """
+    storage.check_writable()
     leases = Storage.of(storage.join(records, FOLDER), storage.options, storage.wait_s)
     # Where nothing comes of it, nothing is left: not even the folders.
     made = [] if storage.exists() else [storage.url]

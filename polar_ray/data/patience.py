@@ -12,6 +12,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from polar_ray.data.faults import is_away, is_denied, is_fault, words
 from polar_ray.errors import PolarRayError, StorageAway, StorageDenied, StorageFault
 from polar_ray.recipe.run import STORAGE_WAIT_S
+from polar_ray.terminal import printable
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ class _Outages:
             self._since[place] = time.monotonic()
         logger.warning(
             "%s does not answer as it should (%s); waiting for it, up to %g s (limits.storage_wait_s)",
-            place,
-            words(error),
+            printable(place),
+            printable(words(error)),
             wait_s,
         )
 
@@ -44,7 +45,7 @@ class _Outages:
         with self._lock:
             since = self._since.pop(place, None)
         if since is not None and well:
-            logger.warning("%s is back after %.0f s", place, time.monotonic() - since)
+            logger.warning("%s is back after %.0f s", printable(place), time.monotonic() - since)
 
 
 _outages = _Outages()

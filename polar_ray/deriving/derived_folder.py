@@ -169,7 +169,6 @@ class DerivedFolder:
             OutputError: The folder holds something else.
         """
         storage, record = self.storage, msgspec.json.encode(identity, order="deterministic")
-        storage.check_writable()
         marker, manifest = self.join("_derive", "derive.json"), self.join("manifest.json")
         if not self._is_derivation():
             if others(storage, RECORDS):

@@ -18,7 +18,6 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
 
     Raises:
         NotARun: The folder holds files but no run.
-        StorageDenied: The folder cannot be written.
         OutputError: A folder of the run is a link, behind which nothing is deleted.
         RecipeChanged: The run there has another recipe, input or model; the message says where they differ.
     """
@@ -26,7 +25,6 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
     if earlier is not None and not fresh:
         _resume(folder, earlier, identity)
         return
-    folder.storage.check_writable()
     if earlier is None:
         folder.check_free()
     else:

@@ -16,7 +16,7 @@ from polar_ray.data.lease import REMEMBERED, Busy, Lease, LeaseRecord, Work
 from polar_ray.data.liveness import Process
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import decode
-from polar_ray.errors import LeaseLost, StateError, StorageError
+from polar_ray.errors import LeaseLost, NotShareable, StateError, StorageAway, StorageError
 
 TICK = Work("tick", "nothing was published", "lease_s")
 RUN = Work("run", "it ends here", strict=False)
@@ -119,6 +119,32 @@ def test_whoever_slept_between_looking_and_creating_does_not_get_an_old_number(
     assert not folder.is_file(folder.join("000000000001.json"))
 
 
+def test_a_lease_that_is_deleted_between_looking_and_reading_keeps_nobody_out(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, really = [7], lease.highest
+    monkeypatch.setattr(lease, "highest", lambda storage: looks.pop() if looks else really(storage))
+    with Lease.take(folder, 60, RUN) as held:
+        assert held.token == 8
+
+
+def test_a_storage_that_is_away_while_a_lease_is_created_gives_it_to_nobody(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Lease.take(folder, 60, RUN)
+
+    def away(*_: object) -> bool:
+        raise StorageAway("the storage could not be used")
+
+    monkeypatch.setattr(lease, "create", away)
+    # As it was for whoever looked before the other one came.
+    monkeypatch.setattr(lease, "_newest", lambda storage: (0, None))
+    with pytest.raises(StorageAway):
+        Lease.take(folder, 60, RUN)
+    monkeypatch.undo()
+    other.check()
+
+
 def test_the_owner_renews_its_lease_while_it_works(folder: Storage) -> None:
     with Lease.take(folder, 2, TICK) as held:
         first = record(folder, 1).expires
@@ -186,6 +212,9 @@ def test_of_two_that_hold_the_same_number_the_one_whose_record_is_there_goes_on(
     first.renew()
     assert first.taken_over
     assert record(folder, 1) == theirs
+    # Nor do its helpers, though the number is theirs.
+    with pytest.raises(LeaseLost):
+        first.fence.check()
 
 
 def test_a_store_that_ignores_conditions_is_refused_unless_two_do_no_harm() -> None:
@@ -193,7 +222,7 @@ def test_a_store_that_ignores_conditions_is_refused_unless_two_do_no_harm() -> N
         folder = Storage.of(f"s3://bucket/{uuid.uuid4().hex}", store.options)
         assert create(folder, folder.join("x"), b"1")
         assert create(folder, folder.join("x"), b"2")
-        with pytest.raises(StorageError, match="created the same file twice, so it ignores If-None-Match"):
+        with pytest.raises(NotShareable, match="created the same file twice, so it ignores If-None-Match"):
             Lease.take(Storage.of(folder.join("tick"), store.options), 60, TICK)
         # Nothing is left that would keep another one out.
         assert Storage.of(folder.join("tick"), store.options).list() == []

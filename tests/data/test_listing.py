@@ -1,11 +1,13 @@
+import os
 from pathlib import Path
 
 import pytest
+from processes import as_nobody
 
 from polar_ray.data.glob import compile_glob
 from polar_ray.data.listing import list_input
 from polar_ray.data.storage import Storage
-from polar_ray.errors import InputError, StorageError
+from polar_ray.errors import InputError, StorageDenied, StorageError
 from polar_ray.recipe.input import Input
 
 
@@ -172,6 +174,15 @@ def test_a_loop_of_links_is_listed_once(tmp_path: Path) -> None:
     (tmp_path / "in/nowhere").symlink_to("not-there")
     (tmp_path / "in/itself").symlink_to("itself")
     assert names(tmp_path, Input(path=str(tmp_path / "in"))) == ["in/a.jsonl", "in/linked/b.jsonl"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else is needed, as whom only root can look")
+def test_a_file_that_cannot_be_looked_at_is_not_left_out(open_path: Path) -> None:
+    touch(open_path, "in/a.jsonl", "in/b.jsonl")
+    # Its names may be read, and nothing else.
+    (open_path / "in").chmod(0o744)
+    with as_nobody(), pytest.raises(StorageDenied, match=r"/in cannot be read: .*Permission denied"):
+        list_input(Input(path=str(open_path / "in")))
 
 
 def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from conftest import rows, write_jsonl
+from processes import as_nobody
 from runs import Listening, files_below, part_files, recipe, score_table
 
 from polar_ray.data.lease import LeaseRecord
@@ -13,7 +14,7 @@ from polar_ray.data.liveness import Process
 from polar_ray.data.one_writer import one_writer
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.derive import derive
-from polar_ray.errors import ClusterTooSmall, LeaseLost, OutputBusy
+from polar_ray.errors import ClusterTooSmall, LeaseLost, OutputBusy, StorageDenied
 from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.running.folder import RUN, RunFolder
 from polar_ray.running.progress import Silent
@@ -49,6 +50,16 @@ def test_a_second_writer_is_told_who_works_since_when_and_what_to_do(folder: Sto
     assert folder.list() == []
     with one_writer(folder, "_run", RUN) as later:
         assert later.token > lease.token
+
+
+def test_where_nobody_can_write_nobody_waits(open_path: Path) -> None:
+    (open_path / "in").mkdir()
+    folder = Storage.of(str(open_path / "in" / "out"), wait_s=2)
+    (open_path / "in").chmod(0o555)
+    said = r"in/out cannot be written: .*in is read-only for this user"
+    with as_nobody(), pytest.raises(StorageDenied, match=said), one_writer(folder, "_run", RUN):
+        pass
+    assert list((open_path / "in").iterdir()) == []
 
 
 @pytest.mark.parametrize("fresh", [False, True])

@@ -1,12 +1,10 @@
 """A file that cannot be opened is an error that names it, or, where the recipe allows it, read once it can be."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import rows, write_jsonl, write_parquet
+from processes import as_nobody
 from runs import Listening, commit, dead_letters, part_files, recipe
 
 from polar_ray.curating.shards import split_by_access
@@ -26,30 +24,6 @@ from polar_ray.running.inputs import checked_files, refuse_unopened
 from polar_ray.running.retry import retry
 from polar_ray.running.run import run
 from polar_ray.running.tally import Tally
-
-NOBODY = 65534
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without the rights of root, who may read everything."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    """A folder that everybody may look into."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o055)
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
@@ -121,7 +95,7 @@ def test_a_curation_leaves_out_the_shards_that_it_cannot_open(open_path: Path) -
         write_jsonl(open_path / f"{name}.jsonl", rows(1)).chmod(mode)
     shards = {str(open_path / f"{name}.jsonl"): {"size": 1} for name in "abcd"}
     with as_nobody():
-        opened, unopened = split_by_access(shards, Input(path=str(open_path)))
+        opened, unopened = split_by_access(shards, Input(path=str(open_path)), 0)
     assert [Path(path).name for path in opened] == ["a.jsonl", "c.jsonl"]
     assert [Path(path).name for path in unopened] == ["b.jsonl", "d.jsonl"]
 
