@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from polar_ray.data.own_cache import is_own, own_cache_folder
+
 # No -ffast-math: NaN must stay NaN.
 _FLAGS = [
     *("-O3", "-march=native", "-std=gnu11", "-fopenmp", "-fPIC", "-shared"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
 ]
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _SUM = hashlib.sha256().digest_size
 
 
@@ -40,7 +41,7 @@ def load_compiled(source: Path, compiler: list[str], functions: Sequence[str]) -
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=60).stdout
     made_of = [source.read_bytes(), " ".join([*compiler, *_FLAGS]).encode(), version, _processor()]
     name = f"{source.stem}-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
-    folder = cache_folder()
+    folder = own_cache_folder()
     kept = None if folder is None else _load_kept(folder / name)
     if kept is not None:
         return kept
@@ -58,24 +59,6 @@ def load_compiled(source: Path, compiler: list[str], functions: Sequence[str]) -
     return library
 
 
-def cache_folder() -> Path | None:
-    """Returns the folder of this user's libraries, or None where there is none that only they can write to."""
-    # Relative paths are to be ignored: https://specifications.freedesktop.org/basedir-spec/latest/
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        folder = (base if base.is_absolute() else Path.home() / ".cache") / "polar_ray"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = folder.lstat()
-    except (OSError, RuntimeError):
-        # A RuntimeError says that the user has no home.
-        return None
-    return folder if stat.S_ISDIR(found.st_mode) and _is_ours(found) and os.access(folder, os.W_OK) else None
-
-
-def _is_ours(found: os.stat_result) -> bool:
-    return found.st_uid == os.geteuid() and not found.st_mode & _OTHERS_WRITE
-
-
 def _load_kept(path: Path) -> ctypes.CDLL | None:
     """Returns a library that was kept, or None where it is not there, not ours, or not as it was written."""
     try:
@@ -83,7 +66,7 @@ def _load_kept(path: Path) -> ctypes.CDLL | None:
     except OSError:
         return None
     found = os.fstat(file)
-    if stat.S_ISREG(found.st_mode) and _is_ours(found):
+    if stat.S_ISREG(found.st_mode) and is_own(found):
         with os.fdopen(os.dup(file), "rb") as stream:
             data = stream.read()
         if hashlib.sha256(data[:-_SUM]).digest() == data[-_SUM:]:

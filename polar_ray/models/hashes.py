@@ -10,13 +10,14 @@ import hashlib
 import os
 import re
 import socket
-import stat
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+from polar_ray.data.own_cache import is_own, own_cache_folder
 
 SETTLED_S = 2.0
 """A file that was written so recently may change once more without showing it: the steps of its time are coarse."""
@@ -50,28 +51,12 @@ def known_sha256(path: Path) -> str | None:
 
 def _entry(path: Path) -> Path | None:
     """Where the hash of a file in its present state is kept, or None if there is no safe place."""
-    folder = _folder()
+    folder = own_cache_folder("hashes")
     if folder is None:
         return None
     info = path.stat()
     state = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
     return folder / hashlib.sha256(repr((_node(), os.path.realpath(path), *state)).encode()).hexdigest()
-
-
-def _folder() -> Path | None:
-    """The user's own folder for hashes."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(base) / "polar_ray" / "hashes"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder if _is_own(folder.lstat()) and stat.S_ISDIR(folder.lstat().st_mode) else None
-    except (OSError, RuntimeError):
-        # No home, or one that cannot be written to.
-        return None
-
-
-def _is_own(info: os.stat_result) -> bool:
-    return info.st_uid == os.geteuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @cache
@@ -94,7 +79,7 @@ def _hash(path: Path) -> str:
 def _read(entry: Path) -> str | None:
     try:
         with open(os.open(entry, os.O_RDONLY | os.O_NOFOLLOW), encoding="ascii") as file:
-            text = file.read(100) if _is_own(os.fstat(file.fileno())) else ""
+            text = file.read(100) if is_own(os.fstat(file.fileno())) else ""
     except (OSError, UnicodeDecodeError):
         return None
     return text if _DIGEST.fullmatch(text) else None

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from polar_ray.data.own_cache import own_cache_folder
 from polar_ray.engine import compiled
-from polar_ray.engine.compiled import cache_folder, load_compiled
+from polar_ray.engine.compiled import load_compiled
 
 CC = shutil.which("cc")
 pytestmark = pytest.mark.skipif(CC is None, reason="needs a C compiler")
@@ -83,7 +84,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, cache: Pa
     answer_of(tmp_path)
     foreign(only(cache), tmp_path)
     cache.chmod(0o777)
-    assert cache_folder() is None
+    assert own_cache_folder() is None
     assert answer_of(tmp_path) == 7
 
 
@@ -97,7 +98,7 @@ def test_a_link_in_the_place_of_the_folder_or_the_file_is_not_followed(tmp_path:
     assert not path.is_symlink()
     cache.rename(tmp_path / "moved")
     cache.symlink_to(tmp_path / "moved")
-    assert cache_folder() is None
+    assert own_cache_folder() is None
 
 
 def test_without_a_home_each_process_compiles_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,14 +107,14 @@ def test_without_a_home_each_process_compiles_for_itself(tmp_path: Path, monkeyp
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(compiled.Path, "home", homeless)
-    assert cache_folder() is None
+    assert own_cache_folder() is None
     assert answer_of(tmp_path) == 7
 
 
 def test_a_relative_cache_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / ".cache" / "polar_ray"
+    assert own_cache_folder() == tmp_path / "home" / ".cache" / "polar_ray"
 
 
 def test_a_compiler_that_makes_another_library_is_told(tmp_path: Path, cache: Path) -> None:
