@@ -60,9 +60,13 @@ _AWAY_CLASSES = frozenset(
         "aiohttp.client_exceptions.ClientConnectionError",
         "aiohttp.client_exceptions.ClientPayloadError",
         "botocore.exceptions.HTTPClientError",
+        # The package goes by either name; huggingface_hub takes the one that it finds.
         "httpx.NetworkError",
         "httpx.RemoteProtocolError",
         "httpx.TimeoutException",
+        "httpx2.NetworkError",
+        "httpx2.RemoteProtocolError",
+        "httpx2.TimeoutException",
         "requests.exceptions.ChunkedEncodingError",
         "requests.exceptions.ConnectionError",
         "requests.exceptions.Timeout",
@@ -71,8 +75,8 @@ _AWAY_CLASSES = frozenset(
 )
 """By name, since none of these packages need be installed."""
 _FOREIGN = frozenset(
-    {"aiohttp", "asyncio", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "huggingface_hub", "requests"}
-    | {"s3fs", "urllib3"}
+    {"aiohttp", "asyncio", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "httpx2", "huggingface_hub"}
+    | {"requests", "s3fs", "urllib3"}
 )
 """Packages below fsspec whose errors need not be OSErrors."""
 
