@@ -18,16 +18,33 @@ from polar_ray.scorers.catalog import entry_of
 
 
 def input_files(recipe: Recipe, folder: RunFolder) -> list[InputFile]:
-    """Lists the input without what lies in the run's own folder, which may be a folder of the input.
+    """Lists the input without what the recipe itself writes, which may lie in a folder of the input.
 
     Raises:
-        InputError: A path matches nothing, a file's format is not known, or there is nothing outside the run's folder.
+        InputError: A path matches nothing, a file's format is not known, or all is what the recipe writes.
         StorageError: A storage cannot be used.
     """
-    files = list_input(recipe.input, recipe.limits.storage_wait_s, without=[folder.join("")])
+    files = list_input(recipe.input, recipe.limits.storage_wait_s, without=written_folders(recipe, folder))
     if not files:
-        raise InputError(f"All files of the input lie in output.path, {folder.path}; give another output.path.")
+        raise InputError(
+            f"All files of the input lie in output.path, {folder.path}, or where the recipe derives to; give another "
+            "output.path."
+        )
     return files
+
+
+def written_folders(recipe: Recipe, folder: RunFolder) -> list[str]:
+    """Returns the folders that a run and its derivations write into, with a slash at the end.
+
+    Args:
+        recipe: What is scored and derived.
+        folder: Of the run.
+    """
+    derived = [
+        RunFolder.of(each.output.path, each.output.storage_options, each.limits.storage_wait_s)
+        for each in recipe.derivations.values()
+    ]
+    return list(dict.fromkeys([folder.join(""), *(each.join("") for each in derived)]))
 
 
 def checked_files(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> list[InputFile]:

@@ -18,6 +18,7 @@ from polar_ray.recipe.scorers import Custom
 from polar_ray.recipe.secrets import is_masked
 from polar_ray.running.folder import RECORDS, RUN, RunFolder
 from polar_ray.running.identity import describe
+from polar_ray.running.inputs import written_folders
 from polar_ray.running.manifest import Manifest, read_manifest
 from polar_ray.running.parent import parent_of
 from polar_ray.running.progress import Reporter, Silent
@@ -89,7 +90,7 @@ def retry(
             "with those; score with another scorer into another output.path"
         )
     unopened = _unopened(parent, manifest)
-    files, new = _files(recipe, manifest, unopened)
+    files, new = _files(recipe, manifest, unopened, written_folders(recipe, first))
     recorded = {str(file["path"]): {key: file[key] for key in file if key != "path"} for file in manifest.inputs}
     retrial = Retrial(
         parent=parent,
@@ -165,8 +166,13 @@ def _opens(file: InputFile, recipe: Recipe) -> bool:
     return can_be_opened(Storage.of(file.path, recipe.input.storage_options), file.path)
 
 
-def _files(recipe: Recipe, manifest: Manifest, unopened: frozenset[str]) -> tuple[list[InputFile], int]:
-    """Returns the files of the run's input as they are now, in its order, and how many others there are."""
+def _files(
+    recipe: Recipe, manifest: Manifest, unopened: frozenset[str], written: list[str]
+) -> tuple[list[InputFile], int]:
+    """Returns the files of the run's input as they are now, in its order, and how many others there are.
+
+    What lies in the folders ``written`` counts as none.
+    """
     wanted = [str(file["path"]) for file in manifest.inputs]
     try:
         found = list_input(recipe.input, recipe.limits.storage_wait_s)
@@ -186,7 +192,9 @@ def _files(recipe: Recipe, manifest: Manifest, unopened: frozenset[str]) -> tupl
             f"{len(gone)} files of the run's input are not there any more, {gone[0]} among them; put them back: a "
             "retry reads from them what it scores again"
         )
-    return [listed[path] for path in wanted], len(listed) - len(wanted)
+    known = set(wanted)
+    new = [path for path in listed if path not in known and not path.startswith(tuple(written))]
+    return [listed[path] for path in wanted], len(new)
 
 
 def _layout(recipe: Recipe) -> dict[str, Any]:

@@ -24,6 +24,17 @@ def test_an_output_folder_in_the_input_folder_is_passed_over(tmp_path: Path) -> 
     assert listed(recipe(tmp_path, f"{tmp_path}/out/")) == ["a.jsonl", "b.jsonl"]
 
 
+def test_what_the_recipe_derives_is_no_input_wherever_it_lies(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", rows(1))
+    write_jsonl(tmp_path / "pairs-of-others" / "b.jsonl", rows(1))
+    write_parquet(tmp_path / "pairs" / "data" / "train.parquet", rows(1))
+    (tmp_path / "pairs" / "data" / "card.txt").write_text("no rows")
+    derive = {
+        "best": {"best_of_n": {"top_k": 1}, "export": {"kind": "trl_sft"}, "output": {"path": f"{tmp_path}/pairs"}}
+    }
+    assert listed(recipe(tmp_path, tmp_path / "out", derive=derive)) == ["a.jsonl", "b.jsonl"]
+
+
 def test_another_runs_output_is_input_like_any_other(tmp_path: Path) -> None:
     write_parquet(tmp_path / "first" / "scores" / "part-00000-00000.parquet", rows(1))
     assert listed(recipe(tmp_path / "first" / "scores", tmp_path / "second")) == ["part-00000-00000.parquet"]
