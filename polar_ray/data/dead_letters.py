@@ -6,6 +6,7 @@ The reasons, which are also the keys of the statistics:
 | --- | --- | --- |
 | read | ``unreadable`` | the rest of a file, or all of it, cannot be decoded; one letter stands for it |
 | read | ``unopened`` | a file, or the rest of it, is gone or may not be read; each split has one letter |
+| read | ``line_too_long`` | a line of more bytes than ``input.max_line_bytes``; only its beginning is kept |
 | parse | ``invalid_utf8`` | bytes that are not UTF-8 (another encoding, a damaged character) |
 | parse | ``invalid_json`` | not one JSON value: cut line, trailing comma, two objects, raw control character |
 | parse | ``byte_order_mark`` | U+FEFF before a line that is not the first of its file |
@@ -31,6 +32,8 @@ import pyarrow as pa
 
 UNOPENED = "unopened"
 """The reason that a later attempt may do away with, although the file did not change."""
+
+LINE_TOO_LONG = "line_too_long"
 
 DEAD_LETTER_SCHEMA = pa.schema(
     [

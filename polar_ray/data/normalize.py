@@ -5,7 +5,7 @@ Well-typed Parquet columns are cast as a whole. Everything else, JSONL and the P
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from polar_ray.data.arrays import groups_table
-from polar_ray.data.dead_letters import BadRow, DeadLetter
+from polar_ray.data.dead_letters import LINE_TOO_LONG, BadRow, DeadLetter
 from polar_ray.data.group import GROUP_SCHEMA
 from polar_ray.data.parquet_json import row_lines
 from polar_ray.data.plain import plain_candidates, plain_groups
@@ -59,11 +59,18 @@ class RawRows:
 
     def line(self, row: int) -> bytes:
         """Returns a row of the file, by its number: a line without its end, or a Parquet row as JSON."""
-        position = row - self.raw.row_start
         if self.raw.kind == "arrow":
-            return row_lines(self.table.slice(position, 1))[0]
+            return row_lines(self.table.slice(row - self.raw.row_start, 1))[0]
+        return self._line(int(np.searchsorted(self.raw.numbers, row)))
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yields the lines with their numbers, without their ends."""
+        for position, row in enumerate(self.raw.numbers.tolist()):
+            yield row, self._line(position)
+
+    def _line(self, position: int) -> bytes:
         start, stop = self.raw.offsets[position : position + 2].tolist()
-        return self.raw.payload[start:stop].removesuffix(b"\n")
+        return bytes(self.raw.payload[start:stop]).removesuffix(b"\n")
 
 
 def normalize(rows: RawRows, config: Input) -> Normalized:
@@ -72,8 +79,10 @@ def normalize(rows: RawRows, config: Input) -> Normalized:
     reader = RowReader(config)
     read = reader.group if config.layout == "groups" else reader.candidate
     if raw.kind == "jsonl":
-        numbers = range(raw.row_start, raw.row_start + raw.rows)
-        return _read_lines(((row, rows.line(row)) for row in numbers), read)
+        found = _read_lines(rows.lines(), read, raw.too_long)
+        if raw.blank_lines:
+            found.drops[BLANK_LINE] += raw.blank_lines
+        return found
     if not raw.rows:
         return Normalized(GROUP_SCHEMA.empty_table(), np.zeros(0, np.int64))
     table = rows.table
@@ -82,7 +91,7 @@ def normalize(rows: RawRows, config: Input) -> Normalized:
         return Normalized(plain.groups, plain.rows + raw.row_start)
     others = np.setdiff1d(np.arange(table.num_rows), plain.rows)
     lines = row_lines(table.take(pa.array(others)) if len(plain.rows) else table)
-    slow = _read_lines(zip((others + raw.row_start).tolist(), lines, strict=True), read)
+    slow = _read_lines(zip((others + raw.row_start).tolist(), lines, strict=True), read, {})
     numbers_ = np.concatenate([plain.rows + raw.row_start, slow.rows])
     order = np.argsort(numbers_, kind="stable")
     groups = pa.concat_tables([plain.groups, slow.groups]).take(pa.array(order)).combine_chunks()
@@ -94,12 +103,18 @@ def without_mark(line: bytes, row: int) -> bytes:
     return line.removeprefix(_BYTE_ORDER_MARK) if row == 0 else line
 
 
-def _read_lines(lines: Iterable[tuple[int, bytes]], read: Callable[[dict[str, Json]], GroupRow]) -> Normalized:
+def _read_lines(
+    lines: Iterable[tuple[int, bytes]], read: Callable[[dict[str, Json]], GroupRow], too_long: Mapping[int, int]
+) -> Normalized:
     groups: list[GroupRow] = []
     rows: list[int] = []
     letters: list[DeadLetter] = []
     drops: Counter[str] = Counter()
     for row, line in lines:
+        if row in too_long:
+            message = f"the line has {too_long[row]:,} bytes, more than input.max_line_bytes; its beginning is kept"
+            letters.append(DeadLetter(row, "read", LINE_TOO_LONG, message, line))
+            continue
         text = without_mark(line, row)
         if not text or text.isspace():
             drops[BLANK_LINE] += 1

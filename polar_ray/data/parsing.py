@@ -19,7 +19,7 @@ not an error, though it may look like one:
 | prompts that differ only in white space or Unicode form | different prompts |
 | identical candidates under different ids | kept, all of them |
 | a byte order mark at the start of a file, CRLF line ends, no final line end | read past |
-| blank lines | dropped and counted (``blank_line``) |
+| blank lines | dropped and counted (``blank_line``); they fill no split |
 | labels that contradict each other or name no candidate | carried |
 | unknown columns and fields; numbers of any length | carried in ``extra`` with the same digits |
 | a ``prompt_id`` used before, in the same split or another | the first row stays, later ones are dead letters |

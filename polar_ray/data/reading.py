@@ -43,6 +43,8 @@ def read_source(
         for raw in read(source, config, skip):
             index = raw.split_index + 1
             yield raw
+            # The next split is not read while this one is still held here.
+            del raw
     except UnopenedFile as error:
         if not unopened_allowed:
             raise

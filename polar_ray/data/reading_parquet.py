@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -288,6 +287,9 @@ def _prompt_starts(table: pa.Table, columns: list[str], before: str | None) -> t
 
 def _split(source: Source, index: int, start: int, rows: list[_Rows], error: str | None, schema: pa.Schema) -> RawSplit:
     tables = [piece.table for piece in rows if piece.table is not None]
+    # Who calls holds the list, and with it each table.
+    rows.clear()
+    count = sum(table.num_rows for table in tables)
     split_index = source.split_start + index
     return RawSplit(
         split_id=split_id(source.file_index, split_index),
@@ -295,17 +297,25 @@ def _split(source: Source, index: int, start: int, rows: list[_Rows], error: str
         file_index=source.file_index,
         split_index=split_index,
         row_start=start,
-        rows=sum(table.num_rows for table in tables),
+        rows=count,
         last=source.last and index >= len(source.cuts) - 2,
         kind="arrow",
-        payload=_ipc(pa.concat_tables(tables) if tables else schema.empty_table()),
+        payload=_ipc(tables, schema),
         offsets=_NO_OFFSETS,
         error=error,
     )
 
 
-def _ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return cast(bytes, sink.getvalue().to_pybytes())
+def _ipc(tables: list[pa.Table], schema: pa.Schema) -> pa.Buffer:
+    """Returns tables as one stream, and empties the list: a large split is not held twice."""
+    schema = tables[0].schema if tables else schema
+    measured = pa.MockOutputStream()
+    with pa.ipc.new_stream(measured, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+    buffer = pa.allocate_buffer(measured.size())
+    with pa.FixedSizeBufferWriter(buffer) as sink, pa.ipc.new_stream(sink, schema) as writer:
+        tables.reverse()
+        while tables:
+            writer.write_table(tables.pop())
+    return buffer

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polar_ray.data.damage import check_readable
+from polar_ray.data.lines import READING
 from polar_ray.data.listing import InputFile
 from polar_ray.data.storage import Storage
 from polar_ray.errors import StorageAway, UnopenedFile
@@ -36,6 +37,7 @@ class Source:
         error: Why the file's rows cannot be read at all, or None.
         wait_s: Seconds in which a storage that is away may come back.
         unopened: Whether that is because the file is gone or may not be read.
+        reading: The rule by which lines become splits, as of ``Lines``.
     """
 
     file_index: int
@@ -48,6 +50,7 @@ class Source:
     error: str | None = None
     wait_s: float = STORAGE_WAIT_S
     unopened: bool = False
+    reading: int = READING
 
     @property
     def splits(self) -> int | None:
@@ -69,12 +72,23 @@ def split_id(file_index: int, split_index: int) -> str:
 
 
 def plan_sources(
-    files: Sequence[InputFile], config: Input, wait_s: float = STORAGE_WAIT_S, footer_threads: int = 16
+    files: Sequence[InputFile],
+    config: Input,
+    wait_s: float = STORAGE_WAIT_S,
+    footer_threads: int = 16,
+    reading: int = READING,
 ) -> list[Source]:
     """Plans the sources of the input, in the order of the files.
 
     Parquet footers are read side by side. A Parquet file whose footer cannot be read becomes one source that says
     so; it turns into a dead letter when it is read. So does one that cannot be opened, if the recipe allows that.
+
+    Args:
+        files: The input.
+        config: The recipe's input.
+        wait_s: Seconds in which a storage that is away may come back.
+        footer_threads: Footers that are read at a time.
+        reading: The rule by which the run cuts lines into splits.
 
     Raises:
         StorageError: The storage fails (a damaged or missing file is no error here).
@@ -82,7 +96,9 @@ def plan_sources(
     with ThreadPoolExecutor(max_workers=footer_threads) as pool:
         return [
             source
-            for planned in pool.map(lambda item: _plan_file(item[0], item[1], config, wait_s), enumerate(files))
+            for planned in pool.map(
+                lambda item: _plan_file(item[0], item[1], config, wait_s, reading), enumerate(files)
+            )
             for source in planned
         ]
 
@@ -114,9 +130,9 @@ def plan_cuts(groups: Sequence[RowGroup], split_rows: int, split_bytes: int) -> 
     return cuts
 
 
-def _plan_file(file_index: int, file: InputFile, config: Input, wait_s: float) -> list[Source]:
+def _plan_file(file_index: int, file: InputFile, config: Input, wait_s: float, reading: int) -> list[Source]:
     if file.format == "jsonl":
-        return [Source(file_index, file, wait_s=wait_s)]
+        return [Source(file_index, file, wait_s=wait_s, reading=reading)]
     storage = Storage.of(file.path, config.storage_options, wait_s)
     try:
         groups = storage.patiently(lambda: _row_groups(storage, file.path))

@@ -51,6 +51,7 @@ class Input(Part):
             this takes a shuffle.
         split_rows: Input rows in one split, the unit of work, retry and commit.
         split_bytes: Upper bound of a split's size in bytes of decompressed JSONL; a row is never cut.
+        max_line_bytes: Most bytes of a line of JSONL. A longer one becomes a dead letter without being held in memory.
         storage_options: Passed to the filesystem: ``endpoint_url``, ``key``, ``secret``, ``region``, ``anon``.
     """
 
@@ -62,6 +63,7 @@ class Input(Part):
     candidate_fields: CandidateFields = CandidateFields()
     split_rows: int = Field(default=256, ge=1)
     split_bytes: int = Field(default=16 * 2**20, ge=1)
+    max_line_bytes: int = Field(default=64 * 2**20, ge=1)
     storage_options: dict[str, Any] = Field(default={}, repr=False)
 
     @field_validator("path")

@@ -8,13 +8,16 @@ from polar_ray.running.identity import Identity, check_same, read_identity
 from polar_ray.running.taking_back import finish_taking_back, forget
 
 
-def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> None:
+def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> int:
     """Records what the run in the folder is, or checks that a run already there is the same.
 
     Args:
         folder: Where the run is, or is to be.
         identity: What the run is.
         fresh: Delete a run that is there already, and nothing else.
+
+    Returns:
+        The rule by which the run reads its input.
 
     Raises:
         NotARun: The folder holds files but no run.
@@ -24,7 +27,7 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
     earlier = read_identity(folder)
     if earlier is not None and not fresh:
         _resume(folder, earlier, identity)
-        return
+        return earlier.reading
     if earlier is None:
         folder.check_free()
     else:
@@ -32,6 +35,7 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
         # without a record nobody could tell whose folder this is.
         clear_results(folder)
     folder.storage.write_atomic(folder.identity, msgspec.json.encode(identity))
+    return identity.reading
 
 
 def _resume(folder: RunFolder, earlier: Identity, identity: Identity) -> None:
@@ -45,5 +49,6 @@ def _resume(folder: RunFolder, earlier: Identity, identity: Identity) -> None:
         for path, before in earlier.files.items()
     }
     check_same(folder, msgspec.structs.replace(earlier, files=files), identity)
-    folder.storage.write_atomic(folder.identity, msgspec.json.encode(identity))
+    going_on = msgspec.structs.replace(identity, reading=earlier.reading)
+    folder.storage.write_atomic(folder.identity, msgspec.json.encode(going_on))
     forget(folder)

@@ -8,6 +8,7 @@ import msgspec
 from pydantic import ValidationError
 
 from polar_ray import __version__
+from polar_ray.data.lines import BLANKS_COUNT, READING
 from polar_ray.data.listing import InputFile
 from polar_ray.data.records import DAMAGE, differences
 from polar_ray.errors import NotARun, RecipeChanged
@@ -27,25 +28,32 @@ class Identity(msgspec.Struct, frozen=True):
         input: The recipe's input settings that decide groups and splits.
         files: Each input file's size, and its etag or else its modification time.
         fingerprints: By scorer, all that can change a score: settings, scoring code, file hashes.
+        reading: The rule by which lines become splits, as of ``Lines``. A run keeps to the one that it was begun with.
     """
 
     input: dict[str, Any]
     files: dict[str, dict[str, Any]]
     fingerprints: dict[str, dict[str, str]]
+    # Absent in the records of the versions that knew no other.
+    reading: int = BLANKS_COUNT
 
     @staticmethod
-    def of(recipe: Recipe, files: list[InputFile], fingerprints: dict[str, dict[str, str]]) -> "Identity":
+    def of(
+        recipe: Recipe, files: list[InputFile], fingerprints: dict[str, dict[str, str]], reading: int = READING
+    ) -> "Identity":
         """Builds the identity of a run about to start."""
         return Identity(
             input=recipe.input.model_dump(mode="json", exclude=WITHOUT_EFFECT),
             files={file.path: describe(file) for file in files},
             fingerprints=fingerprints,
+            reading=reading,
         )
 
     def completed(self, now: "Identity") -> "Identity":
         """Returns the record of an earlier version as this version writes it, to be compared with what a run is now.
 
         A setting that the record does not hold is one that its version did not know yet, so it was at its default.
+        An earlier rule of reading is no difference, since the run goes on by it.
         """
         return Identity(
             input=_with_defaults(self.input),
@@ -54,6 +62,7 @@ class Identity(msgspec.Struct, frozen=True):
                 name: completed(fingerprint, now.fingerprints.get(name, {}))
                 for name, fingerprint in self.fingerprints.items()
             },
+            reading=max(self.reading, now.reading),
         )
 
 

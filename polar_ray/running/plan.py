@@ -157,7 +157,7 @@ def _parsed(files: list[InputFile], sampled: list[RawSplit], config: Input) -> t
 
 def _sampled_share(files: list[InputFile], sampled: list[RawSplit]) -> float:
     """The share of the input, by bytes, that the sample is: exact for plain JSONL, a guess where bytes are packed."""
-    read = sum(len(raw.payload) / packing(files[raw.file_index]) for raw in sampled)
+    read = sum(raw.input_bytes / packing(files[raw.file_index]) for raw in sampled)
     return min(1.0, read / max(1, sum(file.size for file in files)))
 
 

@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 
+from polar_ray.data.lines import BLANKS_COUNT
 from polar_ray.data.revive import revives
 from polar_ray.data.status import Status
 from polar_ray.errors import RecipeChanged
 from polar_ray.recipe.input import Input
 from polar_ray.running.folder import Commit, Removal, RunFolder
+from polar_ray.running.identity import read_identity
 from polar_ray.running.job import Job
 from polar_ray.running.keep import Index, Keep, origins_path, rows_by_generation
 from polar_ray.running.manifest import Generation, Manifest, Source
@@ -58,6 +60,12 @@ class Retrial:
     def same_input(self) -> bool:
         """Whether every split holds the rows that it held."""
         return not self.changed and not self.replanned
+
+    @cached_property
+    def reading(self) -> int:
+        """The rule by which the parent's lines became splits: those that are copied must be what they would be now."""
+        identity = read_identity(self.parent)
+        return BLANKS_COUNT if identity is None else identity.reading
 
     @cached_property
     def commits(self) -> dict[str, Commit]:

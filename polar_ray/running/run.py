@@ -10,6 +10,7 @@ import ray
 
 from polar_ray.data.generations import run_of
 from polar_ray.data.lease import Lease
+from polar_ray.data.lines import READING
 from polar_ray.data.listing import InputFile
 from polar_ray.data.one_writer import LEASE_S, one_writer
 from polar_ray.data.sources import plan_sources
@@ -161,14 +162,15 @@ def score(
             check_clearable(folder)
             if retrial is None:
                 clear_derivations(recipe)
-        establish(folder, Identity.of(recipe, files, fingerprints), fresh=fresh)
+        planned = READING if retrial is None else retrial.reading
+        reading = establish(folder, Identity.of(recipe, files, fingerprints, planned), fresh=fresh)
         if lease is None or folder.is_finished():
             reporter.say(_nothing_to_do(folder))
             return read_manifest(folder)
         folder.storage.sweep(folder.path, older_than_s=LEFTOVER_S)
         if retrial is not None:
             job = retrial.prepare(job, reporter)
-        sources = plan_sources(files, recipe.input, recipe.limits.storage_wait_s)
+        sources = plan_sources(files, recipe.input, recipe.limits.storage_wait_s, reading=reading)
         refuse_unopened(sources, recipe.limits)
         todo = todo_of(recipe.input, sources, folder)
         if retrial is None and (unopened := Tally(todo.commits).unopened):

@@ -129,6 +129,6 @@ def _read_record(
         errors={},
         tokens={},
         seconds=seconds,
-        input_bytes=len(raw.payload),
+        input_bytes=raw.input_bytes,
         part_bytes=0,
     )

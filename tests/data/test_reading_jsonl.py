@@ -13,10 +13,11 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from polar_ray.data.lines import BLANKS_COUNT, KEPT_BYTES, READING, Lines
 from polar_ray.data.listing import list_input
+from polar_ray.data.parsing import parse_split
 from polar_ray.data.raw_split import RawSplit
 from polar_ray.data.reading import read_source
-from polar_ray.data.reading_jsonl import Lines
 from polar_ray.data.sources import plan_sources
 from polar_ray.data.storage import Storage
 from polar_ray.recipe.input import Input
@@ -57,9 +58,9 @@ def compressed(kind: str, data: bytes, pieces: int) -> bytes:
 
 
 def test_a_split_has_at_most_split_rows_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b"1\n22\r\n\n333\n4\n")
+    (tmp_path / "a.jsonl").write_bytes(b"1\n22\r\n4444\n333\n4\n")
     splits = read(tmp_path, split_rows=2)
-    assert [lines_of(split) for split in splits] == [[b"1\n", b"22\r\n"], [b"\n", b"333\n"], [b"4\n"]]
+    assert [lines_of(split) for split in splits] == [[b"1\n", b"22\r\n"], [b"4444\n", b"333\n"], [b"4\n"]]
     assert [split.split_id for split in splits] == ["00000-00000", "00000-00001", "00000-00002"]
     assert [(split.row_start, split.rows, split.last) for split in splits] == [
         (0, 2, False),
@@ -67,6 +68,59 @@ def test_a_split_has_at_most_split_rows_lines(tmp_path: Path) -> None:
         (4, 1, True),
     ]
     assert {split.kind for split in splits} == {"jsonl"}
+
+
+def test_blank_lines_are_counted_and_fill_no_split(tmp_path: Path, read_input: ReadInput) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\n\n1\n \t\n22\r\n\r\n\n333\n\n \n\n")
+    splits = read(tmp_path, split_rows=2, split_bytes=8)
+    assert [lines_of(split) for split in splits] == [[b"1\n", b"22\r\n"], [b"333\n"]]
+    assert [split.numbers.tolist() for split in splits] == [[2, 4], [7]]
+    assert [(split.row_start, split.rows, split.last) for split in splits] == [(0, 5, False), (5, 6, True)]
+    assert sum(split.input_bytes for split in splits) == (tmp_path / "a.jsonl").stat().st_size
+    result = read_input(Input(path=str(tmp_path), split_rows=2))
+    assert [split.drops for split in result.parsed] == [{"blank_line": 3}, {"blank_line": 5}]
+    assert result.reasons == [(2, "not_an_object"), (4, "not_an_object"), (7, "not_an_object")]
+
+
+def test_a_few_kilobytes_of_blank_lines_are_one_split(tmp_path: Path, read_input: ReadInput) -> None:
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b"\n" * 20_000_000 + b"{}\n" + b" \n" * 1_000_000))
+    result = read_input(Input(path=str(tmp_path)))
+    assert [(raw.rows, len(raw.payload)) for raw in result.raws] == [(21_000_001, 3)]
+    assert [split.drops for split in result.parsed] == [{"blank_line": 21_000_000}]
+    assert [row for row, _ in result.reasons] == [20_000_000]
+
+
+def test_a_run_that_was_begun_when_blank_lines_filled_splits_is_read_in_the_same_splits(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"1\n\n\n22\n \n")
+    config = Input(path=str(tmp_path), split_rows=2)
+    (source,) = plan_sources(list_input(config), config, reading=BLANKS_COUNT)
+    splits = list(read_source(source, config))
+    assert [lines_of(split) for split in splits] == [[b"1\n", b"\n"], [b"\n", b"22\n"], [b" \n"]]
+    assert [split.numbers.tolist() for split in splits] == [[0, 1], [2, 3], [4]]
+    assert [parse_split(split, config).drops for split in splits] == [{"blank_line": 1}] * 3
+
+
+def test_a_line_that_is_too_long_is_a_dead_letter_with_its_beginning(tmp_path: Path, read_input: ReadInput) -> None:
+    lines = rows(5)
+    # Cut where a whole object ends, it must not be taken for a row.
+    lines[1:1] = [b'{"prompt_id": "cut", "prompt": "q", "candidates": ["x"]}' + b" " * 3_000_000]
+    lines.append(b"x" * 2_000_001)
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    result = read_input(Input(path=str(tmp_path), max_line_bytes=2_000_000, split_bytes=500_000))
+    assert result.input_rows == [0, 2, 3, 4, 5]
+    assert result.reasons == [(1, "line_too_long"), (6, "line_too_long")]
+    assert [letter["stage"] for letter in result.dead_letters] == ["read", "read"]
+    assert [letter["raw"] for letter in result.dead_letters] == [lines[1][:1000], b"x" * 1000]
+    assert "3,000,056 bytes, more than input.max_line_bytes" in result.dead_letters[0]["message"]
+
+
+def test_a_line_as_long_as_allowed_is_read(tmp_path: Path, read_input: ReadInput) -> None:
+    line = rows(1)[0]
+    (tmp_path / "a.jsonl").write_bytes(line + b"\n" + line)
+    allowed = read_input(Input(path=str(tmp_path), max_line_bytes=len(line)))
+    assert [reason for _, reason in allowed.reasons] == ["duplicate_row"]
+    refused = read_input(Input(path=str(tmp_path), max_line_bytes=len(line) - 1))
+    assert refused.reasons == [(0, "line_too_long"), (1, "line_too_long")]
 
 
 def test_a_split_has_at_most_split_bytes_but_never_cuts_a_line(tmp_path: Path) -> None:
@@ -195,42 +249,72 @@ def test_splits_are_read_from_an_object_store(bucket: str) -> None:
     assert payload == {"a.jsonl.zst": data, "b.jsonl": data}
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    lengths=st.lists(st.integers(0, 12), max_size=30),
+    texts=st.lists(st.text("x ", max_size=12).map(str.encode), max_size=30),
     final_newline=st.booleans(),
     split_rows=st.integers(1, 6),
     split_bytes=st.integers(1, 30),
+    line_bytes=st.sampled_from([3, 8, 1000]),
+    reading=st.sampled_from([BLANKS_COUNT, READING]),
     data=st.data(),
 )
 def test_how_bytes_arrive_does_not_change_the_splits(
-    lengths: list[int], final_newline: bool, split_rows: int, split_bytes: int, data: st.DataObject
+    texts: list[bytes],
+    final_newline: bool,
+    split_rows: int,
+    split_bytes: int,
+    line_bytes: int,
+    reading: int,
+    data: st.DataObject,
 ) -> None:
-    text = b"\n".join(b"x" * length for length in lengths) + (b"\n" if final_newline else b"")
+    text = b"\n".join(texts) + (b"\n" if final_newline else b"")
 
-    def split(chunks: list[bytes]) -> list[bytes]:
-        lines = Lines(split_rows, split_bytes)
+    def split(chunks: list[bytes]) -> list[tuple[bytes, list[int], int, int]]:
+        lines = Lines(split_rows, split_bytes, line_bytes=line_bytes, reading=reading)
         out = []
         for chunk in chunks:
             lines.add(chunk)
             while (count := lines.next_split()) is not None:
-                out.append(lines.take(count, copy=True)[0])
+                out.append(lines.take(count, copy=True))
         lines.finish()
         while (count := lines.next_split(ended=True)) is not None:
-            out.append(lines.take(count, copy=True)[0])
-        return [*out, lines.take(lines.complete, copy=True)[0]]
+            out.append(lines.take(count, copy=True))
+        out.append(lines.take(lines.complete, copy=True, last=True))
+        return [(each.payload, each.numbers.tolist(), each.rows, each.input_bytes) for each in out]
 
-    def plainly() -> list[bytes]:
-        out: list[list[bytes]] = [[]]
-        for line in text.splitlines(keepends=True):
-            if out[-1] and (len(out[-1]) == split_rows or sum(map(len, out[-1])) + len(line) > split_bytes):
+    def plainly() -> list[tuple[bytes, list[int], int, int]]:
+        out: list[list[int]] = [[]]
+        lines = text.splitlines(keepends=True)
+        for number, line in enumerate(lines):
+            if reading == READING and line.isspace():
+                continue
+            if out[-1] and (
+                len(out[-1]) == split_rows or sum(len(lines[other]) for other in out[-1]) + len(line) > split_bytes
+            ):
                 out.append([])
-            out[-1].append(line)
-        return [b"".join(lines) for lines in out]
+            out[-1].append(number)
+        ends = [*(numbers[-1] + 1 for numbers in out[:-1]), len(lines)]
+        return [
+            (
+                b"".join(held(lines[number], line_bytes) for number in numbers),
+                numbers,
+                end - start,
+                sum(map(len, lines[start:end])),
+            )
+            for numbers, start, end in zip(out, [0, *ends], ends, strict=False)
+        ]
 
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     chunks = [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True) if stop > start]
     assert split(chunks) == plainly()
+
+
+def held(line: bytes, line_bytes: int) -> bytes:
+    content = line.removesuffix(b"\n")
+    if len(content) <= line_bytes:
+        return line
+    return content[: min(line_bytes, KEPT_BYTES)] + line[len(content) :]
 
 
 def candidate_lines(prompts: list[int]) -> list[bytes]:

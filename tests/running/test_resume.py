@@ -8,12 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 from conftest import rows, write_jsonl, write_parquet
-from runs import TINY_POLAR, Listening, files_below, part_files, recipe
+from runs import TINY_POLAR, Listening, files_below, part_files, recipe, score_table
 
+from polar_ray.data.lines import BLANKS_COUNT, READING
 from polar_ray.errors import NotARun, OutputError, RecipeChanged
 from polar_ray.models.checkpoint import scored_files
 from polar_ray.models.hashes import sha256_of
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.folder import RunFolder
+from polar_ray.running.identity import read_identity
+from polar_ray.running.retry import retry
 from polar_ray.running.run import run
 
 pytestmark = pytest.mark.usefixtures("embedded_ray")
@@ -195,3 +199,34 @@ def test_a_finished_run_is_told_without_a_cluster_and_its_model_is_not_read_agai
 
 def not_needed(*_: object, **__: object) -> None:
     raise AssertionError("nothing is to be computed")
+
+
+def test_a_run_begun_when_blank_lines_filled_splits_goes_on_in_the_same_splits(tmp_path: Path) -> None:
+    lines = [json.dumps(row).encode() for row in rows(3)]
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / "a.jsonl"
+    file.write_bytes(b"\n".join([b"", lines[0], b"", b"  ", lines[1], b"{", lines[2], b""]))
+    now, old = (recipe(tmp_path / "in", tmp_path / name, "input.split_rows=2") for name in ("now", "old"))
+    run(now)
+    record = json.loads((tmp_path / "now/_run/run.json").read_bytes())
+    assert record.pop("reading") == READING
+    (tmp_path / "old/_run").mkdir(parents=True)
+    (tmp_path / "old/_run/run.json").write_text(json.dumps(record))
+    manifest = run(old)
+    assert manifest.counts["drops"] == {"blank_line": 3}
+    parts = part_files(tmp_path / "old")
+    splits = ["00000-00000", "00000-00001", "00000-00002", "00000-00003"]
+    assert sorted(path.stem for path in (tmp_path / "old/_run/commits").iterdir()) == splits
+    assert len(list((tmp_path / "now/_run/commits").iterdir())) == 2
+    assert score_table(tmp_path / "old").equals(score_table(tmp_path / "now"))
+
+    (tmp_path / "old/manifest.json").unlink()
+    (tmp_path / "old/_run/commits/00000-00002.json").unlink()
+    run(old)
+    assert part_files(tmp_path / "old") == parts
+
+    file.write_bytes(file.read_bytes().replace(b"{\n", b"\n"))
+    assert retry(str(tmp_path / "old")).conservation["dead_letters"] == 0
+    identity = read_identity(RunFolder.of(str(tmp_path / "old/generations/2")))
+    assert identity is not None
+    assert identity.reading == BLANKS_COUNT
