@@ -6,10 +6,11 @@ import uuid
 from contextlib import suppress
 from typing import Any, BinaryIO
 
+from polar_ray.data.faults import words
 from polar_ray.data.filesystems import ATTEMPTS, S3_SCHEMES
 from polar_ray.data.replacing import TEMPORARY_PREFIX
 from polar_ray.data.storage import Storage
-from polar_ray.errors import NotShareable
+from polar_ray.errors import NotShareable, StorageFault
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 """What file systems without hard links say."""
@@ -43,7 +44,10 @@ def create(storage: Storage, path: str, data: bytes) -> bool:
         key = storage.relative(path)
         return _create_local(key, data) if storage.is_local else _create_s3(storage, key, data)
 
-    created = storage.patience.ask(path, create_once, writing=True)
+    try:
+        created = storage.patience.ask(path, create_once, writing=True)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StorageFault(f"{path} cannot be written: its folder cannot be made ({words(error)})") from error
     # The answer of an earlier try may have been lost on its way, and then the file that is there is this one.
     return created or (tries > 1 and storage.read_bytes(path) == data)
 
