@@ -6,7 +6,6 @@ import uuid
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from polar_ray.data.faults import words
 from polar_ray.data.filesystems import ATTEMPTS, S3_SCHEMES
 from polar_ray.data.replacing import TEMPORARY_PREFIX
 from polar_ray.data.storage import Storage
@@ -47,7 +46,7 @@ def create(storage: Storage, path: str, data: bytes) -> bool:
     try:
         created = storage.patience.ask(path, create_once, writing=True)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StorageFault(f"{path} cannot be written: its folder cannot be made ({words(error)})") from error
+        raise StorageFault(f"{path} cannot be written: its folder cannot be made, or others delete it") from error
     # The answer of an earlier try may have been lost on its way, and then the file that is there is this one.
     return created or (tries > 1 and storage.read_bytes(path) == data)
 
