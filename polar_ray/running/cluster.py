@@ -15,11 +15,13 @@ from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import ScorerConfig
 from polar_ray.running.embedded import clean_up, own_folder
 from polar_ray.running.placement import Pool, bundles, is_embedded, pools_on
-from polar_ray.running.ray_private import node_types
+from polar_ray.running.ray_private import is_growing, start_in
 from polar_ray.running.termination import exit_on_sigterm
 
 logger = logging.getLogger(__name__)
 
+NOTICE_S = 20.0
+"""Seconds in which an autoscaler that can bring what it was asked for begins to: it looks every few."""
 AUTOSCALER_S = 900.0
 """Seconds that an autoscaler gets to bring nodes: a machine with GPUs that has to pull its image takes that long."""
 POLL_S = 2.0
@@ -104,15 +106,14 @@ def _start_embedded(folder: str) -> None:
     with _stderr_turned_away():
         # One logical CPU more than there are cores: reading and writing wait for storage most of the time, and
         # without it a scoring actor that takes every core would leave them none.
-        ray.init(
-            address="local",
+        start_in(
+            # Ray opens its own folder to everybody, so that lies in one that nobody else may enter.
+            os.path.join(folder, "r"),
             num_cpus=(os.cpu_count() or 1) + 1,
             include_dashboard=False,
             # What a worker raises reaches the driver as an exception; it need not be logged as well.
             logging_level="CRITICAL",
             log_to_driver=False,
-            # Ray opens its own folder to everybody, so that lies in one that nobody else may enter.
-            _temp_dir=os.path.join(folder, "r"),
         )
 
 
@@ -130,26 +131,31 @@ def pools(
     Args:
         compute: What the run may use.
         scorers: Its scorers.
-        wait_s: Seconds to wait for the autoscaler; None waits ``AUTOSCALER_S`` where one tells what it may start.
+        wait_s: Seconds to wait for nodes; None waits ``AUTOSCALER_S`` for an autoscaler that begins to bring some
+            within ``NOTICE_S``.
         say: Is told that there is something to wait for.
 
     Raises:
         ClusterTooSmall: Not even ``min`` actors of each scorer, with a CPU left for reading and writing, fit.
     """
+    patience = wait_s if wait_s is not None else 0.0 if is_embedded(compute) else NOTICE_S
     asked_at: float | None = None
+    growing = False
     try:
         while True:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             try:
                 return pools_on(nodes, compute, scorers, settled=is_embedded(compute))
             except ClusterTooSmall as error:
-                patience = wait_s if wait_s is not None else AUTOSCALER_S if node_types() else 0.0
                 if asked_at is None and patience:
                     asked_at = time.monotonic()
                     request_resources(bundles=bundles(compute, scorers))
-                    say(f"waiting up to {patience:,.0f} s for the autoscaler to bring nodes: {error}")
+                    say(f"waiting up to {patience:,.0f} s for the autoscaler to bring nodes, if there is one: {error}")
                 if asked_at is None or time.monotonic() - asked_at > patience:
                     raise
+            if wait_s is None and not growing and is_growing():
+                growing, patience = True, AUTOSCALER_S
+                say(f"the autoscaler is bringing nodes; waiting up to {patience:,.0f} s")
             time.sleep(POLL_S)
     finally:
         if asked_at is not None:

@@ -4,6 +4,7 @@ Ray may change any of it in any release, so ``pyproject.toml`` bounds the versio
 """
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ from polar_ray.errors import RayChanged
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+
+_STATUS = "__autoscaling_status"
+"""Where an autoscaler of the first version leaves its status; one of the second tells it when it is asked."""
 
 
 class Execution:
@@ -49,12 +54,38 @@ class Execution:
             self._executor = None
 
 
-def node_types() -> list[dict[str, float]] | None:
-    """Returns the resources of each kind of node that the cluster's autoscaler may start; None without autoscaler."""
-    config = ray._private.state.state.get_cluster_config()
-    if config is None:
-        return None
-    return [dict(group.resources) for group in config.node_group_configs]
+def start_in(folder: str, **settings: Any) -> None:
+    """Starts Ray inside this process with its files in a folder.
+
+    Args:
+        folder: Is made; its path is short enough for the sockets in it.
+        settings: Those of ``ray.init``.
+
+    Raises:
+        RayChanged: Ray no longer takes a folder.
+    """
+    try:
+        ray.init(address="local", _temp_dir=folder, **settings)
+    except RuntimeError as error:
+        if "_temp_dir" in str(error):
+            raise _changed("ray.init takes no _temp_dir") from error
+        raise
+
+
+def is_growing() -> bool:
+    """Whether the cluster's autoscaler, of either version, says that it is bringing nodes; False where there is none.
+
+    What it could start it does not say beforehand: no autoscaler of open Ray reports its kinds of nodes.
+    """
+    from ray.autoscaler.v2.sdk import get_cluster_status
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    said = _internal_kv_get(_STATUS)
+    if said is not None:
+        report = json.loads(said).get("autoscaler_report") or {}
+        return bool(report.get("pending_launches") or report.get("pending_nodes"))
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    return bool(status.pending_launches or status.pending_nodes)
 
 
 def check_ray() -> None:
@@ -64,12 +95,19 @@ def check_ray() -> None:
         RayChanged: It has not.
     """
     from ray.data import Dataset
-    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+    try:
+        from ray.autoscaler.v2.sdk import get_cluster_status
+        from ray.data._internal.execution.streaming_executor import StreamingExecutor
+        from ray.experimental.internal_kv import _internal_kv_get
+    except ImportError as error:
+        raise _changed(str(error)) from error
 
     for function, wanted in (
         (_found(Dataset, "_create_executor"), ["self"]),
         (_found(StreamingExecutor, "shutdown"), ["self", "force", "exception"]),
-        (_found(ray._private.state.GlobalState, "get_cluster_config"), ["self"]),
+        (_internal_kv_get, ["key", "namespace"]),
+        (get_cluster_status, ["gcs_address", "timeout"]),
     ):
         found = list(inspect.signature(function).parameters)
         if found != wanted:

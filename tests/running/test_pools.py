@@ -127,54 +127,63 @@ def test_a_plan_says_where_a_scorer_runs(
 
 
 class Growing:
-    """A cluster whose autoscaler brings a node with a GPU after it was asked and looked at twice."""
+    """A cluster whose autoscaler, once it was asked, says that it brings a node with a GPU, and then does."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, types: Nodes | None) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, brings: bool = True) -> None:
         self.asked: list[list[dict[str, float]]] = []
         self.looks = 0
+        self._brings = brings
         monkeypatch.setattr("polar_ray.running.cluster.POLL_S", 0)
-        monkeypatch.setattr("polar_ray.running.cluster.node_types", lambda: types)
+        monkeypatch.setattr("polar_ray.running.cluster.is_growing", lambda: brings and bool(self.asked))
         monkeypatch.setattr("polar_ray.running.cluster.request_resources", lambda bundles: self.asked.append(bundles))
         monkeypatch.setattr("polar_ray.running.cluster.ray.nodes", self.nodes)
 
     def nodes(self) -> list[dict[str, Any]]:
         if self.asked:
             self.looks += 1
-        alive = [{"CPU": 2.0}, *([{"CPU": 2.0, "GPU": 1.0}] if self.looks > 2 else [])]
-        return [{"Alive": True, "Resources": node} for node in alive]
+        brought = self._brings and self.looks > 2
+        return [{"Alive": True, "Resources": node} for node in [{"CPU": 2.0}, *[{"CPU": 2.0, "GPU": 1.0}] * brought]]
 
 
 ON_CLUSTER = Compute(address="head:6379")
 
 
-@pytest.mark.parametrize(("types", "wait_s"), [([{"CPU": 2.0, "GPU": 1.0}], None), (None, 60.0)])
+@pytest.mark.parametrize(("wait_s", "lines"), [(None, 2), (60.0, 1)])
 def test_a_cluster_that_scales_from_zero_is_waited_for(
-    types: Nodes | None, wait_s: float | None, monkeypatch: pytest.MonkeyPatch
+    wait_s: float | None, lines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    growing = Growing(monkeypatch, types)
+    growing = Growing(monkeypatch)
     said: list[str] = []
     (pool,) = pools(ON_CLUSTER, [MODEL], wait_s=wait_s, say=said.append)
     assert (pool.gpus, pool.initial) == (1, 1)
     # What was asked for is given back, or its nodes would never go.
     assert growing.asked == [[{"CPU": 1, "GPU": 1.0}, {"CPU": 1.0}], []]
-    assert len(said) == 1
-    assert said[0].startswith("waiting up to ")
+    assert [line.split(" up to ")[0] for line in said] == [
+        "waiting",
+        "the autoscaler is bringing nodes; waiting",
+    ][:lines]
 
 
-@pytest.mark.parametrize(("types", "wait_s"), [(None, None), ([{"CPU": 2.0}], 0.0)])
-def test_a_cluster_that_does_not_grow_is_too_small_at_once(
-    types: Nodes | None, wait_s: float | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("settings", "wait_s"), [(ON_CLUSTER, 0.0), (Compute(gpus_per_actor=1), None), (Compute(gpus_per_actor=1), 0.0)]
+)
+def test_a_cluster_that_is_not_to_grow_or_cannot_is_too_small_at_once(
+    settings: Compute, wait_s: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    growing = Growing(monkeypatch, types)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    growing = Growing(monkeypatch)
     with pytest.raises(ClusterTooSmall):
-        pools(ON_CLUSTER, [MODEL], wait_s=wait_s)
+        pools(settings, [MODEL], wait_s=wait_s)
     assert growing.asked == []
 
 
-def test_waiting_for_an_autoscaler_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    growing = Growing(monkeypatch, [{"CPU": 2.0}])
+@pytest.mark.parametrize(("brings", "wait_s"), [(False, None), (True, 0.05), (True, None)])
+def test_waiting_for_nodes_has_an_end(brings: bool, wait_s: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    growing = Growing(monkeypatch, brings=brings)
+    monkeypatch.setattr("polar_ray.running.cluster.NOTICE_S", 0.05)
+    monkeypatch.setattr("polar_ray.running.cluster.AUTOSCALER_S", 0.1)
     with pytest.raises(ClusterTooSmall):
-        pools(Compute(address="head:6379", cpus_per_actor=99), [MODEL], wait_s=0.05)
+        pools(Compute(address="head:6379", cpus_per_actor=99), [MODEL], wait_s=wait_s)
     assert growing.asked[-1] == []
 
 
