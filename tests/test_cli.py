@@ -232,9 +232,24 @@ def test_what_is_wrong_with_a_recipe_or_its_input_is_said_without_ray(recipe: Pa
 
 
 def test_a_folder_that_is_no_run_cannot_be_shown(command: Run, tmp_path: Path) -> None:
-    code, _, errors = command("show", tmp_path)
-    assert code == 1
-    assert "it has no manifest.json" in one_sentence(errors, "NotARun")
+    (tmp_path / "dataset" / "_derive").mkdir(parents=True)
+    (tmp_path / "dataset" / "_derive" / "derive.json").write_text("{}")
+    (tmp_path / "dataset" / "manifest.json").write_text('{"task": "pairs"}')
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text("mine")
+    said = {
+        "other": "is not the output folder of a run: it has no manifest.json; give the output.path of a run",
+        "other/README.md": "is a file, not the output folder of a run; give the output.path of a run",
+        "nothing": "is not there; give the output.path of a run",
+        "dataset": "is a dataset that was derived from a run, not a run; give the folder of the run",
+    }
+    page = tmp_path / "page.html"
+    for name, sentence in said.items():
+        for arguments in (["show"], ["retry"], ["report", "-o", page]):
+            code, _, errors = command(arguments[0], tmp_path / name, *arguments[1:])
+            assert code == 1
+            assert f"{tmp_path / name} {sentence}" in one_sentence(errors, "NotARun")
+    assert not page.exists()
 
 
 def test_a_plan_shows_recipe_input_sample_and_estimate_and_writes_nothing(

@@ -54,9 +54,8 @@ def open_scores(
     """
     storage = Storage.of(run, storage_options, wait_s)
     root = table_folder(run, storage_options, wait_s)
+    refuse_other(Storage.of(root, storage_options, wait_s))
     finished = storage.exists(f"{root}/manifest.json")
-    if not finished and not storage.exists(f"{root}/_run/run.json"):
-        raise NotARun(f"{run} is not the output folder of a run: it has no manifest.json")
     if not finished and not partial:
         raise NotFinished(
             f"the run in {run} has not finished, so its score table is not complete; run the recipe again to finish it"
@@ -64,6 +63,28 @@ def open_scores(
     parts = [info.path for info in parts_of(Storage.of(root, storage_options, wait_s))]
     keys = [storage.relative(path) for path in parts]
     return storage.patiently(lambda: ds.dataset(keys, filesystem=storage.filesystem))
+
+
+def refuse_other(folder: Storage) -> None:
+    """Makes sure that a folder is that of a run, finished or not, or of a curation's table.
+
+    Raises:
+        NotARun: It is something else; the message says what.
+    """
+    if folder.is_file(folder.join("_derive/derive.json")):
+        raise NotARun(
+            f"{folder.url} is a dataset that was derived from a run, not a run; give the folder of the run that its "
+            "manifest.json names under parent"
+        )
+    if folder.exists(folder.join("manifest.json")) or folder.exists(folder.join("_run/run.json")):
+        return
+    if folder.is_file():
+        found = "is a file, not the output folder of a run"
+    elif folder.exists():
+        found = "is not the output folder of a run: it has no manifest.json"
+    else:
+        found = "is not there"
+    raise NotARun(f"{folder.url} {found}; give the output.path of a run")
 
 
 def parts_of(table: Storage) -> Files:

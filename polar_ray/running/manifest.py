@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from polar_ray.data.records import decode_record
-from polar_ray.errors import ConservationError, NotARun, NotFinished
+from polar_ray.data.scores import refuse_other
+from polar_ray.errors import ConservationError, NotFinished
 from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.tally import Tally, beyond, errors_in
@@ -107,10 +108,9 @@ def read_manifest(folder: RunFolder) -> Manifest:
         NotFinished: The run has not finished.
         OutputError: The manifest is damaged.
     """
+    refuse_other(folder.storage)
     if not folder.is_finished():
-        if folder.is_run():
-            raise NotFinished(f"the run in {folder.path} has not finished; run its recipe again to finish it")
-        raise NotARun(f"{folder.path} is not the output folder of a run: it has no manifest.json")
+        raise NotFinished(f"the run in {folder.path} has not finished; run its recipe again to finish it")
     remedy = "restore it from a copy, or delete it and run the recipe again, which keeps what is scored"
     return decode_record(folder.storage.read_bytes(folder.manifest), folder.manifest, Manifest, remedy)
 
