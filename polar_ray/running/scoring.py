@@ -19,7 +19,7 @@ from polar_ray.running.attempts import Attempt
 from polar_ray.running.envelope import Envelope
 from polar_ray.running.failures import stage
 from polar_ray.scorers.answers import score_checked
-from polar_ray.scorers.base import Scores
+from polar_ray.scorers.base import Scores, error_text
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.pieces import concat, take_groups, unscored
 from polar_ray.scorers.sight import seen
@@ -174,7 +174,7 @@ class Score:
             if isinstance(error, DeviceLost) or "CUDA error" in str(error):
                 _end_process(str(error))
             candidates = sum(len(row) for row in groups.column("candidates"))
-            return unscored(candidates, Status.ERROR, f"{type(error).__name__}: {error}", self._scorer.extras)
+            return unscored(candidates, Status.ERROR, error_text(error), self._scorer.extras)
 
     def _each_alone(self, key: str, groups: pa.Table, ids: pa.Table | None, set_aside: list[int]) -> dict[int, Scores]:
         """Scores each group alone and notes which one it is at, so that a death tells which group it was."""

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from polar_ray.data.group import Group
 from polar_ray.data.status import Status
 from polar_ray.errors import DeviceLost, PolarRayError, ScoringError
-from polar_ray.scorers.base import CandidateScore, Scorer, Scores
+from polar_ray.scorers.base import CandidateScore, Scorer, Scores, encodable, error_text
 from polar_ray.scorers.encoded import candidate_counts
 from polar_ray.scorers.pieces import concat, take_groups, unscored
 
@@ -33,7 +33,8 @@ class _BadAnswer(Exception):
 def checked_answer(scorer: str, group: Group, answer: Any, extras: tuple[str, ...]) -> list[CandidateScore]:
     """Returns what a scorer answered about one group, or errors where it is not what it should be.
 
-    A reward that is not finite as float32 is taken out, with the status ``non_finite``.
+    Numbers come back as the score table holds them: float32, int32. A reward that is not finite so is taken out, with
+    the status ``non_finite``.
 
     Args:
         scorer: What the message calls the scorer.
@@ -74,12 +75,12 @@ def _alone(scorer: Scorer, groups: pa.Table, encoded: pa.Table | None) -> Scores
     except DeviceLost:
         raise
     except ScoringError as error:
-        return _error(scorer, groups, f"{type(error).__name__}: {error}")
+        return _error(scorer, groups, error_text(error))
     except PolarRayError:
         raise
     except Exception as error:
         # Any scorer may be asked here, and it may raise anything about a group.
-        return _error(scorer, groups, f"{type(error).__name__}: {error}")
+        return _error(scorer, groups, error_text(error))
 
 
 def _error(scorer: Scorer, groups: pa.Table, message: str) -> Scores:
@@ -98,6 +99,7 @@ def _checked_list(answer: Any, candidates: int, extras: tuple[str, ...]) -> list
 
 
 def _checked_score(score: CandidateScore, extras: tuple[str, ...]) -> CandidateScore:
+    """Returns a score with plain values, as the score table holds them: whatever Arrow would stumble over is gone."""
     if not isinstance(score.status, Status):
         raise _BadAnswer(f"the status {score.status!r}, which is none of polar_ray.data.status.Status")
     if score.reward is None and score.status.has_reward:
@@ -107,30 +109,59 @@ def _checked_score(score: CandidateScore, extras: tuple[str, ...]) -> CandidateS
             raise _BadAnswer(f"the reward {score.reward!r:.80}, which is no number")
         if not score.status.has_reward:
             raise _BadAnswer(f"a reward beside the status {score.status.value}")
-    if score.tokens is not None and not (isinstance(score.tokens, Integral) and 0 <= score.tokens <= _MOST_TOKENS):
-        raise _BadAnswer(f"{score.tokens!r:.80} as tokens, which is no number of tokens")
     if score.error is not None and not isinstance(score.error, str):
         raise _BadAnswer(f"{score.error!r:.80} as error, which is no text")
-    for name, value in score.extras.items():
-        if name not in extras:
-            raise _BadAnswer(f"an extra {name!r}, which it does not declare in extras")
-        if value is not None and not (isinstance(value, Real) and _fits(value)):
-            raise _BadAnswer(f"{value!r:.80} as {name}, which is no finite number")
-    if score.reward is not None and not _fits(score.reward):
-        return replace(score, reward=None, status=Status.NON_FINITE)
-    return score
+    if not isinstance(score.extras, dict):
+        raise _BadAnswer(f"{score.extras!r:.80} as extras, which is no dictionary")
+    reward = None if score.reward is None else _float32(score.reward)
+    broken = reward is not None and not math.isfinite(reward)
+    return CandidateScore(
+        reward=None if broken else reward,
+        status=Status.NON_FINITE if broken else score.status,
+        tokens=None if score.tokens is None else _tokens(score.tokens),
+        error=None if score.error is None else encodable(score.error),
+        extras={name: _extra(name, value, extras) for name, value in score.extras.items()},
+    )
 
 
-def _fits(value: Any) -> bool:
-    """Whether a number is finite as float32, in which the score table holds it."""
+def _tokens(value: Any) -> int:
+    # True counts nothing, though Python takes it for 1.
+    if isinstance(value, bool) or not (isinstance(value, Integral) and 0 <= int(value) <= _MOST_TOKENS):
+        raise _BadAnswer(f"{_short(value)} as tokens, which is no number of tokens")
+    return int(value)
+
+
+def _extra(name: Any, value: Any, extras: tuple[str, ...]) -> float | None:
+    if name not in extras:
+        raise _BadAnswer(f"an extra {name!r}, which it does not declare in extras")
+    if value is None:
+        return None
+    if not isinstance(value, Real) or not math.isfinite(number := _float32(value)):
+        raise _BadAnswer(f"{_short(value)} as {name}, which is no finite number")
+    return number
+
+
+def _float32(value: Real) -> float:
+    """Returns a number as float32, in which the score table holds it; infinite where it is too large for that."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.inf
     with np.errstate(over="ignore"):
-        return math.isfinite(np.float32(value))
+        return float(np.float32(number))
+
+
+def _short(value: Any) -> str:
+    """Returns a value as a message shows it. Python refuses to write an integer of many thousand digits."""
+    return "an integer of many digits" if isinstance(value, int) and abs(value) >= 10**80 else f"{value!r:.80}"
 
 
 def _check_columns(scores: Any, candidates: int, extras: tuple[str, ...]) -> None:
     """Checks that there are the declared columns, with a value for each candidate."""
     if not isinstance(scores, Scores):
         raise _BadAnswer(f"a {type(scores).__name__}, not Scores")
+    if not isinstance(scores.extras, dict):
+        raise _BadAnswer(f"{type(scores.extras).__name__} as extras, not a dictionary of columns")
     if missing := sorted(set(extras) - scores.extras.keys()):
         raise _BadAnswer(f"scores without {missing[0]}, which it declares in extras")
     if unknown := sorted(scores.extras.keys() - set(extras)):

@@ -109,6 +109,16 @@ class Scores:
         )
 
 
+def error_text(error: Exception) -> str:
+    """Returns what the ``error`` column says of an exception."""
+    return encodable(f"{type(error).__name__}: {error}")
+
+
+def encodable(text: str) -> str:
+    """Returns a text with an escape for each half of a pair, which no table can hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class Encoder(Protocol):
     """Turns groups into the token ids that a scorer reads. Holds a tokenizer, no model."""
 

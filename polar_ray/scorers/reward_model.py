@@ -19,7 +19,7 @@ from polar_ray.models.adapter import Adapter
 from polar_ray.models.checkpoint import adapter_hashes, file_hashes, resolve, resolve_adapter
 from polar_ray.models.loaded import LoadedModel
 from polar_ray.recipe.scorers import References, RewardModel
-from polar_ray.scorers.base import CandidateScore, Scores
+from polar_ray.scorers.base import CandidateScore, Scores, error_text
 from polar_ray.scorers.encoded import candidate_counts, id_lists
 from polar_ray.scorers.reward_encoder import RewardModelEncoder
 from polar_ray.scorers.self_check import check_scorer
@@ -222,7 +222,7 @@ def _score_isolated(
         except DeviceLost:
             raise
         except Exception as error:  # As above.
-            failures[number] = f"{type(error).__name__}: {error}"
+            failures[number] = error_text(error)
     if len(failures) == len(np.unique(group)):
         raise ScoringError(
             f"Scoring failed for every one of {len(failures)} groups; the first: {next(iter(failures.values()))}"

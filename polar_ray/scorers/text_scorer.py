@@ -10,7 +10,7 @@ from polar_ray.data.status import Status
 from polar_ray.errors import PolarRayError, ScoringError
 from polar_ray.recipe.secrets import hidden
 from polar_ray.scorers.answers import checked_answer
-from polar_ray.scorers.base import CandidateScore, Scores
+from polar_ray.scorers.base import CandidateScore, Scores, error_text
 from polar_ray.scorers.sight import Sight, score_seen
 
 
@@ -53,7 +53,8 @@ class TextScorer(ABC):
 
         def score(group: Group) -> list[CandidateScore]:
             try:
-                answer = self.score_group(group)
+                # What an answer is made of may raise when it is looked at.
+                return checked_answer(type(self).__name__, group, self.score_group(group), self.extras)
             except PolarRayError as error:
                 if self.secrets:
                     raise type(error)(hidden(str(error), self.secrets)) from None
@@ -61,15 +62,14 @@ class TextScorer(ABC):
             # Any text must be expected, so one group's exception may not take the other groups with it.
             except Exception as error:
                 errors.append(error)
-                failed = CandidateScore(None, Status.ERROR, error=f"{type(error).__name__}: {error}")
+                failed = CandidateScore(None, Status.ERROR, error=error_text(error))
                 return [failed] * len(group.candidates)
-            return checked_answer(type(self).__name__, group, answer, self.extras)
 
         scores = [score_seen(group, self.sight, score) for group in groups]
         if errors and len(errors) == len(groups):
             message = (
                 f"{type(self).__name__} failed on each of {len(groups)} groups; "
-                f"the first, {groups[0].prompt_id!r}, raised {type(errors[0]).__name__}: {errors[0]}"
+                f"the first, {groups[0].prompt_id!r}, raised {error_text(errors[0])}"
             )
             # Where there are secrets the cause, whose message may hold one, must not travel along.
             raise ScoringError(hidden(message, self.secrets)) from (None if self.secrets else errors[0])

@@ -15,7 +15,7 @@ import xxhash
 from polar_ray.data.status import Status
 from polar_ray.engine.device import allowed_rounding
 from polar_ray.errors import DeviceLost
-from polar_ray.scorers.base import Scores
+from polar_ray.scorers.base import Scores, error_text
 from polar_ray.scorers.encoded import candidate_counts
 from polar_ray.scorers.pieces import take_groups
 
@@ -109,7 +109,7 @@ def verify(
         raise
     except Exception as error:
         # A forward of one whole sequence may need memory that packed ones do not, and the scores stand without it.
-        return not_rescored(scorer.tolerance, groups, scores, rows, f"{type(error).__name__}: {error}")
+        return not_rescored(scorer.tolerance, groups, scores, rows, error_text(error))
     failed = compared & pc.equal(again.status, Status.ERROR.value).to_numpy(zero_copy_only=False)
     compared = compared & ~failed
     first = before.to_numpy(zero_copy_only=False)[compared].astype(np.float64)

@@ -1,6 +1,7 @@
 """What a scorer answers is checked where it comes in: nothing of a bad answer reaches another group's candidates."""
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,12 @@ BAD = {
     "an extra named rank": ([score(), score(extras={"rank": 1.0})], "'rank', which it does not declare in extras"),
     "an extra that is no number": ([score(), score(extras={"half": "x"})], "'x' as half"),
     "an infinite extra": ([score(), score(extras={"half": float("inf")})], "inf as half"),
+    "an extra too large for a float": ([score(), score(extras={"half": 10**400})], "as half, which is no finite"),
+    "an extra of more digits than Python writes": ([score(), score(extras={"half": 10**5000})], "many digits as half"),
+    "no extras": ([score(), score(extras=None)], "None as extras"),
+    "a list of extras": ([score(), score(extras=["half"])], "['half'] as extras"),
+    "tokens that are true": ([score(), score(tokens=True)], "True as tokens"),
+    "fewer tokens than none": ([score(), score(tokens=-1)], "-1 as tokens"),
     "tokens that are no number": ([score(), score(tokens="many")], "'many' as tokens"),
     "more tokens than int32 holds": ([score(), score(tokens=2**31)], "2147483648 as tokens"),
     "an error that is no text": ([score(), score(None, status=Status.ERROR, error=ValueError("x"))], "as error"),
@@ -67,13 +74,63 @@ def test_a_bad_answer_about_a_group_is_an_error_of_that_group_and_names_it(answe
         assert said in message
 
 
-@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf"), 1e39, np.float32("nan")])
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf"), 1e39, np.float32("nan"), 10**400])
 def test_a_reward_that_is_not_finite_in_float32_is_none_with_the_status_of_a_model_that_gives_such(
     reward: float,
 ) -> None:
     scores = score_checked(Answers([score(reward), score(np.float32(2.0))]), TABLE, None)
     assert scores.reward.to_pylist() == [1.0, 1.0, None, 2.0, 1.0, 1.0]
     assert scores.status.to_pylist() == ["ok", "ok", "non_finite", "ok", "ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("reward", "wanted"),
+    [
+        (Fraction(1, 3), 0.3333333432674408),
+        (0.1, 0.10000000149011612),
+        (True, 1.0),
+        (2**24 + 1, 16777216.0),
+        (np.float64(0.1), 0.10000000149011612),
+        (np.int8(-3), -3.0),
+    ],
+)
+def test_any_number_is_a_reward_and_comes_as_the_float32_that_the_table_holds(reward: Any, wanted: float) -> None:
+    scorer = Answers([score(reward, tokens=np.int64(7), extras={"half": reward}), score(2.0)])
+    scores = score_checked(scorer, TABLE, None)
+    assert scores.reward.to_pylist() == [1.0, 1.0, wanted, 2.0, 1.0, 1.0]
+    assert scores.extras["half"].to_pylist()[2] == wanted
+    assert scores.tokens.to_pylist()[2:4] == [7, None]
+    [[first, _]] = scorer.score([GROUPS[1]])
+    assert (first.reward, first.tokens, first.extras) == (wanted, 7, {"half": wanted})
+    assert {type(first.reward), type(first.tokens)} == {float, int}
+
+
+def test_a_message_that_is_no_unicode_is_kept_with_escapes_and_costs_no_other_group_its_scores() -> None:
+    answer = [score(), score(None, status=Status.ERROR, error="half a pair: \ud800")]
+    scores = score_checked(Answers(answer), TABLE, None)
+    assert scores.status.to_pylist() == ["ok", "ok", "ok", "error", "ok", "ok"]
+    assert scores.error.to_pylist()[3] == "half a pair: \\ud800"
+
+    class Raises(Answers):
+        def score_group(self, group: Group) -> list[CandidateScore]:
+            if group.prompt_id == "odd":
+                raise ValueError("half a pair: \ud800")
+            return super().score_group(group)
+
+    scores = score_checked(Raises(None), TABLE, None)
+    assert scores.reward.to_pylist() == [1.0, 1.0, None, None, 1.0, 1.0]
+    assert scores.error.to_pylist()[2] == "ValueError: half a pair: \\ud800"
+
+
+class Unrepresentable(int):
+    def __repr__(self) -> str:
+        raise RuntimeError("no words for it")
+
+
+def test_an_answer_that_raises_while_it_is_looked_at_costs_no_other_group_its_scores() -> None:
+    scores = score_checked(Answers([score(), score(tokens=Unrepresentable(-1))]), TABLE, None)
+    assert scores.status.to_pylist() == ["ok", "ok", "error", "error", "ok", "ok"]
+    assert scores.error.to_pylist()[2] == "RuntimeError: no words for it"
 
 
 def test_bad_answers_about_all_groups_are_named_each() -> None:
