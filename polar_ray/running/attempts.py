@@ -10,7 +10,8 @@ from polar_ray.errors import PolarRayError
 from polar_ray.running.folder import RunFolder
 
 MAX_IN_VAIN = 3
-"""Times that a new process may fail on a split as the one before did; then errors are the data's, not an actor's."""
+"""Times, without a reward of the scorer's between them, that a new process may fail on a split as the one before did;
+then errors are the data's or the scorer's, not an actor's."""
 
 
 @dataclass
@@ -137,9 +138,14 @@ class AttemptLog:
         record.replaced, record.running = True, False
         return True
 
-    def finish(self, key: str) -> None:
-        """Forgets a split that was scored."""
+    def finish(self, key: str, rewarded: str | None = None) -> None:
+        """Forgets a split that was scored; ``rewarded`` is the scorer, if it gave rewards for it.
+
+        Then it can work, and an actor of it that fails on everything is worth a new process again.
+        """
         self._records.pop(key, None)
+        if rewarded is not None:
+            del self._in_vain[rewarded]
 
     def _record(self, key: str) -> _Record:
         return self._records.setdefault(key, _Record())

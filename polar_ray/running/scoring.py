@@ -128,7 +128,8 @@ class Score:
             started = time.perf_counter()
             scored = scored.verified(self._name, self._verified(groups, ids, scores, attempt))
             scored = scored.timed(f"verify:{self._name}", time.perf_counter() - started)
-        ray.get(self._attempts.finish.remote(key))
+        gave_rewards = scores.reward.null_count < len(scores)
+        ray.get(self._attempts.finish.remote(key, self._name if gave_rewards else None))
         return scored
 
     def _verified(self, groups: pa.Table, ids: pa.Table | None, scores: Scores, attempt: Attempt) -> Verification:

@@ -106,3 +106,22 @@ def test_a_scorer_whose_new_processes_fare_no_better_is_not_replaced_any_more(lo
         log.finish(split)
     assert not log.replace("d", "polar")
     assert log.replace("d", "length")
+
+
+def test_a_scorer_that_gives_rewards_again_has_its_failing_processes_replaced_again(log: AttemptLog) -> None:
+    for split in ("a", "b", "c"):
+        assert log.replace(split, "polar")
+        assert not log.replace(split, "polar")
+        log.finish(split)
+    # Another scorer's rewards, and a split that nobody could score, say nothing about this one.
+    log.finish("x", "length")
+    log.finish("y")
+    assert not log.replace("d", "polar")
+    log.finish("d")
+    log.finish("e", "polar")
+    # A sick actor beside a sound one does not become a sink after three splits that are bad themselves.
+    for split in ("f", "g", "h"):
+        assert log.replace(split, "polar")
+        assert not log.replace(split, "polar")
+        log.finish(split)
+    assert not log.replace("i", "polar")
