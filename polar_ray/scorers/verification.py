@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import xxhash
 
 from polar_ray.data.status import Status
-from polar_ray.engine.device import allowed_rounding
 from polar_ray.errors import DeviceLost
 from polar_ray.scorers.base import Scores, error_text
 from polar_ray.scorers.encoded import candidate_counts
@@ -110,6 +109,9 @@ def verify(
     except Exception as error:
         # A forward of one whole sequence may need memory that packed ones do not, and the scores stand without it.
         return not_rescored(scorer.tolerance, groups, scores, rows, error_text(error))
+    # Loads torch, which whoever only reads the record of a run does not need.
+    from polar_ray.engine.device import allowed_rounding
+
     failed = compared & pc.equal(again.status, Status.ERROR.value).to_numpy(zero_copy_only=False)
     compared = compared & ~failed
     first = before.to_numpy(zero_copy_only=False)[compared].astype(np.float64)
