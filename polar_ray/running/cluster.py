@@ -64,19 +64,24 @@ def connected(compute: Compute) -> Iterator[None]:
 def _connect(address: str) -> None:
     """Connects to a cluster that is there."""
     remedy = "correct compute.address (or RAY_ADDRESS), or leave it out to start Ray inside this process"
+    token = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on the cluster"
     host, port = _host_and_port(address)
     try:
         if port:
             # Ray itself would try for 20 minutes.
             socket.create_connection((host, port), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise ClusterUnreachable(f"there is no Ray cluster at {address}: {error}; {remedy}") from error
+    try:
         with _stderr_turned_away():
             ray.init(address=address, logging_level="WARNING", log_to_driver=False)
     except OSError as error:
-        raise ClusterUnreachable(f"there is no Ray cluster at {address}: {error}; {remedy}") from error
+        # Ray does not tell a cluster that asks for a token from one that is none.
+        answers = f"something answers at {address}, but not as a Ray cluster" if port else "there is no Ray cluster"
+        raise ClusterUnreachable(f"{answers}: {error}; if it asks for a token, {token}; otherwise {remedy}") from error
     except ray.exceptions.AuthenticationError as error:
         raise ClusterUnreachable(
-            f"the Ray cluster at {address} asks for a token that this process does not have: set RAY_AUTH_MODE=token "
-            "and RAY_AUTH_TOKEN_PATH as on the cluster"
+            f"the Ray cluster at {address} asks for a token that this process does not have: {token}"
         ) from error
 
 

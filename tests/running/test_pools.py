@@ -1,12 +1,14 @@
 """How many actors fit on a cluster."""
 
+import socket
 from typing import Any
 
 import pytest
 
-from polar_ray.errors import ClusterTooSmall
+from polar_ray.errors import ClusterTooSmall, ClusterUnreachable
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import Length, Polar, ScorerConfig
+from polar_ray.running import cluster
 from polar_ray.running.cluster import alive_nodes, pools
 from polar_ray.running.placement import placement, pools_on
 
@@ -195,3 +197,19 @@ def test_the_embedded_cluster_has_room_for_an_actor_on_every_core() -> None:
     assert len(alive_nodes()) == 1
     (pool,) = pools(compute(1, 1000), [TEXT])
     assert pool.initial == cores
+
+
+def test_what_answers_but_lets_nobody_in_may_ask_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        said = (
+            f"something answers at {address}, but not as a Ray cluster: .*RAY_AUTH_MODE=token.*correct compute.address"
+        )
+        settings = Compute.model_validate({"address": address})
+        with pytest.raises(ClusterUnreachable, match=said), cluster.connected(settings):
+            pass
