@@ -94,6 +94,7 @@ class Curation:
         self._reporter = reporter or Silent()
         self._clock = clock
         self._unopened: list[str] = []
+        self._waits = False
 
     def tick(self) -> Outcome:
         """Does what there is to do; see ``curate``."""
@@ -140,24 +141,33 @@ class Curation:
             f"{outcome.text}; {len(self._unopened)} shards cannot be opened, {self._unopened[0]} among them, and are "
             "left to the first tick that can"
         )
-        if len(self._unopened) > self._recipe.limits.max_unopened_files:
+        if self._too_many_unopened:
             raise UnopenedFile(f"{text}; let this user read them, or allow them with limits.max_unopened_files")
         return replace(outcome, text=text)
 
     def _work(self, state: State) -> _Work:
         listed = listed_shards(self._recipe, self._out, self._clock())
-        shards, self._unopened = split_by_access(
-            new_shards(listed, state), self._recipe.input, self._recipe.limits.storage_wait_s
-        )
+        new = new_shards(listed, state)
+        shards, self._unopened = split_by_access(new, self._recipe.input, self._recipe.limits.storage_wait_s)
+        self._waits = False
+        gone = expired(state.versions, self._recipe.keep, self._clock())
+        pointer = not points_to(self._out, state.latest)
         if state.pending is not None:
-            # What was begun is finished first, without what has vanished since.
-            shards = {path: identity for path, identity in shards.items() if path in state.pending.shards} or shards
+            # What was begun is finished first, without what has vanished since. What cannot be opened now has not
+            # vanished: without it the run would be another, and what it has scored would be scored again. Where the
+            # recipe allows such files, the run goes on with what it can open of them.
+            begun = {path: identity for path, identity in new.items() if path in state.pending.shards}
+            closed = begun.keys() & set(self._unopened)
+            if closed and (self._too_many_unopened or closed == begun.keys()):
+                self._waits = True
+                return _Work({}, {}, False, gone, pointer)
+            shards = begun or shards
         return _Work(
             shards=shards,
             retried=retried_runs(self._out, state),
             datasets=self._recipe.over == "all" and bool(state.shards) and state.datasets != self._datasets,
-            gone=expired(state.versions, self._recipe.keep, self._clock()),
-            pointer=not points_to(self._out, state.latest),
+            gone=gone,
+            pointer=pointer,
         )
 
     def _publish(self, state: State, work: _Work, lease: Lease) -> State:
@@ -287,12 +297,21 @@ class Curation:
         return rows
 
     @property
+    def _too_many_unopened(self) -> bool:
+        return len(self._unopened) > self._recipe.limits.max_unopened_files
+
+    @property
     def _datasets(self) -> str:
         """What decides the datasets of a table."""
         policy = {"over": self._recipe.over, "datasets": self._recipe.policies()}
         return hashlib.sha256(msgspec.json.encode(policy, order="deterministic")).hexdigest()
 
     def _nothing(self, state: State) -> Outcome:
+        if self._waits and state.pending is not None:
+            name = None if state.latest is None else state.latest.name
+            return Outcome(
+                "nothing", f"the tick of {state.pending.tick} is not finished, and keeps what it scored", name
+            )
         if (latest := state.latest) is None:
             # The first shard may be yet to come, or the path may be a wrong one: whoever reads this can tell.
             paths = self._recipe.input.path

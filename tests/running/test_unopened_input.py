@@ -1,15 +1,19 @@
 """A file that cannot be opened is an error that names it, or, where the recipe allows it, read once it can be."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import rows, write_jsonl, write_parquet
 from processes import as_nobody
 from runs import Listening, commit, dead_letters, part_files, recipe
 
-from polar_ray.curating.shards import split_by_access
+from polar_ray.curating.shards import listed_shards, split_by_access
+from polar_ray.curating.state import Pending, State, read_state, write_state
 from polar_ray.curating.tick import Curation
 from polar_ray.data.damage import can_be_opened, opening
+from polar_ray.data.lease import Lease
 from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.reading import RawSplit, read_source
 from polar_ray.data.sources import plan_sources
@@ -115,6 +119,53 @@ def test_and_ends_in_an_error_unless_they_are_allowed(open_path: Path) -> None:
         outcome = Curation(CurateRecipe.of(data, ["limits.max_unopened_files=1"])).tick()
     assert outcome.kind == "nothing"
     assert "1 shards cannot be opened" in outcome.text
+
+
+@pytest.mark.parametrize("closed", [["a"], ["a", "b"]])
+def test_a_tick_that_was_begun_keeps_what_it_scored_while_its_shards_cannot_be_opened(
+    open_path: Path, monkeypatch: pytest.MonkeyPatch, closed: list[str]
+) -> None:
+    inputs = open_path / "in"
+    paths = [write_jsonl(inputs / f"{name}.jsonl", rows(1)) for name in "ab"]
+    wanted = CurateRecipe.of(
+        {
+            "input": {"path": str(inputs)},
+            "scorer": {"kind": "length"},
+            "derive": {"pairs": {"pairs": {}}},
+            "output": {"path": str(open_path / "out")},
+        }
+    )
+    out = Storage.of(str(open_path / "out"), {})
+    pending = Pending("2026-01-01T00-00-00Z", listed_shards(wanted, out, time.time()))
+    write_state(out, State(pending=pending), 1)
+    # A shard that came meanwhile is no reason to give up what was begun.
+    write_jsonl(inputs / "c.jsonl", rows(1)).chmod(0o644)
+    asked: list[list[str]] = []
+
+    class Asked(Exception):
+        pass
+
+    def publish(self: Curation, state: State, work: Any, lease: Lease) -> State:
+        asked.append(sorted(work.shards))
+        raise Asked
+
+    monkeypatch.setattr(Curation, "_publish", publish)
+    for path in paths:
+        path.chmod(0o600 if path.stem in closed else 0o644)
+    for folder in (inputs, *(path for path in (open_path / "out").rglob("*")), open_path / "out"):
+        folder.chmod(0o755)
+    with (
+        as_nobody(),
+        pytest.raises(UnopenedFile, match=r"of 2026-01-01T00-00-00Z is not finished, and keeps .*a\.jsonl among them"),
+    ):
+        Curation(wanted).tick()
+    assert asked == []
+    assert read_state(out).pending == pending
+    for path in paths:
+        path.chmod(0o644)
+    with pytest.raises(Asked):
+        Curation(wanted).tick()
+    assert asked == [[str(path) for path in paths]]
 
 
 @pytest.mark.usefixtures("embedded_ray")
