@@ -4,7 +4,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polar_ray.terminal import print_traceback, printable
@@ -52,6 +52,7 @@ def test_line_ends_of_windows_are_line_ends() -> None:
     assert printable("a\r\nb") == "a\nb"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_no_text_commands_a_terminal(text: str) -> None:
     shown = printable(text)

@@ -13,7 +13,7 @@ from types import FrameType
 
 import pytest
 from fuzzing import fuzz
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polar_ray.data import generations, rows, strict_json
@@ -55,6 +55,7 @@ def test_bare_commands_are_those_of_a_plain_reading(start: str) -> None:
             assert (final_answer._BARE_COMMAND.fullmatch(text) is not None) == is_bare_command(text), text
 
 
+@settings(deadline=None)
 @given(st.text("\\abz1{}^ é箱\n", max_size=200))
 def test_longer_ones_too(text: str) -> None:
     whole = f"\\sqrt{text}"
