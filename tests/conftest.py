@@ -25,9 +25,6 @@ SHARED = TESTS.parents[1] / "shared"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Workers that wait for a task are kept for the next run: starting one costs more than most runs here.
-os.environ.setdefault("RAY_num_workers_soft_limit", "8")
-os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 # Two workers with two threads each on two cores: a thread that waits for its siblings must not spin meanwhile.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(TESTS))
