@@ -11,7 +11,7 @@ from conftest import rows, write_jsonl
 from processes import command, commits, polar_ray, wait_for, with_title, workers
 
 from polar_ray.data.scores import read_scores
-from polar_ray.errors import CheckpointError, RecipeError, RunStalled, ScoringError, TooManyDeadLetters
+from polar_ray.errors import CheckpointError, RecipeError, RunStalled, ScoringError, StorageFault, TooManyDeadLetters
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.manifest import Manifest
 from polar_ray.running.progress import Silent
@@ -181,10 +181,8 @@ class Breaks(Silent):
 
 def test_storage_that_fails_stops_the_run_and_is_named(tmp_path: Path) -> None:
     recipe = Recipe.of(recipe_of(tmp_path, rows(6), {"kind": "length"}))
-    with pytest.raises(
-        ScoringError,
-        match=r"writing failed on split 00000-0000. of .*in.jsonl: (FileExists|NotADirectory)Error.*out/scores",
-    ):
+    said = r"out/scores/part-00000-0000.\.parquet cannot be written: .*out/scores"
+    with pytest.raises(StorageFault, match=said):
         run(recipe, reporter=Breaks(tmp_path / "out"))
     (tmp_path / "out" / "scores").unlink()
     assert run(recipe).counts["groups"] == 6
