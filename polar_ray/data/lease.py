@@ -30,6 +30,8 @@ from polar_ray.errors import LeaseLost, NotShareable, PolarRayError
 REMEMBERED = 20
 """Old leases that stay, to be looked at."""
 SCHEMA = 1
+_given_up: set[str] = set()
+"""Owners in this process that have ended and could not say so, since their storage was away."""
 
 
 class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +54,7 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def is_over(self, now: float) -> bool:
         """Whether the next one may work: it was given back, it expired, or its owner is known to have ended."""
-        return self.released or now >= self.expires or self.process.is_dead()
+        return self.released or now >= self.expires or self.owner in _given_up or self.process.is_dead()
 
 
 class Busy(Exception):
@@ -212,6 +214,7 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
+        _given_up.add(self._record.owner)
         # Should the storage be away, the lease expires by itself.
         with self._writing, contextlib.suppress(OSError, PolarRayError):
             storage = self._briefly

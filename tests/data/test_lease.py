@@ -145,6 +145,20 @@ def test_a_storage_that_is_away_while_a_lease_is_created_gives_it_to_nobody(
     other.check()
 
 
+def test_an_owner_that_could_not_give_its_lease_back_keeps_nobody_in_its_process_out(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> bool:
+        raise StorageAway("the storage could not be used")
+
+    with Lease.take(folder, 60, RUN):
+        monkeypatch.setattr(lease, "_is_held", away)
+    monkeypatch.undo()
+    assert not record(folder, 1).released
+    with Lease.take(folder, 60, RUN) as held:
+        assert held.token == 2
+
+
 def test_the_owner_renews_its_lease_while_it_works(folder: Storage) -> None:
     with Lease.take(folder, 2, TICK) as held:
         first = record(folder, 1).expires
