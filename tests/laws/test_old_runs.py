@@ -144,7 +144,7 @@ def test_an_old_run_that_was_killed_is_finished_as_its_own_version_finished_it(
     manifest = run(wanted)
     old = json.loads(below(f"bucket/{name}")["manifest.json"])
     assert manifest.resumed_splits >= done
-    assert manifest.fingerprints == old["fingerprints"]
+    assert without_secrets(manifest.fingerprints) == without_secrets(old["fingerprints"])
     assert manifest.inputs == old["inputs"]
     assert manifest.conservation == old["conservation"]
     now, expected = written(server, f"{name}_half"), below(f"bucket/{name}")
@@ -153,6 +153,21 @@ def test_an_old_run_that_was_killed_is_finished_as_its_own_version_finished_it(
         assert manifest.counts == old["counts"]
         for file in tables(expected):
             assert now[file] == expected[file], file
+
+
+def without_secrets(fingerprints: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Without the settings of custom scorers: earlier versions held them as they are, and now there are hashes.
+
+    That they are the same ones was a condition of going on.
+    """
+    return {
+        name: {
+            key: value
+            for key, value in each.items()
+            if "target" not in each or (key != "settings" and not key.startswith("setting:"))
+        }
+        for name, each in fingerprints.items()
+    }
 
 
 def assert_same_tables(now: dict[str, pa.Table], expected: dict[str, pa.Table], *, exact: bool) -> None:
