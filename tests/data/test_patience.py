@@ -109,7 +109,7 @@ def while_away(proxy: FlakyProxy, caplog: pytest.LogCaptureFixture) -> Iterator[
 
 CALLS: dict[str, Callable[[Storage], object]] = {
     "is there": lambda storage: storage.exists(storage.join("kept")),
-    "list": lambda storage: len(storage.list()),
+    "list": lambda storage: len(storage.list(storage.join("kept"))),
     "read": lambda storage: storage.read_bytes(storage.join("kept")),
     "read at random": lambda storage: storage.read_with(storage.join("kept"), lambda file: file.read()),
     "write": lambda storage: storage.write_atomic(storage.join("new"), b"new"),

@@ -59,8 +59,8 @@ def test_a_file_that_is_replaced_after_it_was_planned_is_read_again(
     write(inputs / "b.jsonl", shape(rows(40)[30:]))
     wanted = recipe(inputs, tmp_path / "out", "input.split_rows=5", f"input.layout={layout}")
 
-    def replaced(files: Sequence[InputFile], config: Input, wait_s: float) -> list[Source]:
-        planned = plan_sources(files, config, wait_s)
+    def replaced(files: Sequence[InputFile], config: Input, wait_s: float, *, reading: int) -> list[Source]:
+        planned = plan_sources(files, config, wait_s, reading=reading)
         write(inputs / name, shape(rows(after)))
         return planned
 
