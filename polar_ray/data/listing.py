@@ -1,7 +1,7 @@
 """Listing: from the paths of a recipe to the files that hold its input."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +42,9 @@ class InputFile:
     compression: Compression | None
 
 
-def list_input(config: Input, wait_s: float = STORAGE_WAIT_S, *, without: Sequence[str] = ()) -> list[InputFile]:
+def list_input(
+    config: Input, wait_s: float = STORAGE_WAIT_S, *, without: Sequence[str] = (), recorded: Collection[str] = ()
+) -> list[InputFile]:
     """Lists the input's files, sorted by path and each once.
 
     A folder stands for all files below it. Names that start with ``_`` or ``.`` (markers and leftovers of other
@@ -55,6 +57,7 @@ def list_input(config: Input, wait_s: float = STORAGE_WAIT_S, *, without: Sequen
         config: The recipe's input.
         wait_s: Seconds in which a storage that is away may come back.
         without: Folders, with a slash at the end, that are no input although they may lie in it.
+        recorded: Files that a run has in its record: an earlier version may have read what is passed over today.
 
     Raises:
         NotARun: With ``format: scores``, there is no run at the path.
@@ -69,12 +72,13 @@ def list_input(config: Input, wait_s: float = STORAGE_WAIT_S, *, without: Sequen
     paths = [config.path] if isinstance(config.path, str) else config.path
     found: dict[str, FileInfo] = {}
     for path in paths:
-        for info in _list_path(path, config, wait_s):
+        for info in _list_path(path, config, wait_s, recorded):
             found[info.path] = info
-    return [input_file(found[path], config) for path in sorted(found) if not path.startswith(tuple(without))]
+    kept = [path for path in sorted(found) if path in recorded or not path.startswith(tuple(without))]
+    return [input_file(found[path], config) for path in kept]
 
 
-def _list_path(path: str, config: Input, wait_s: float) -> Files:
+def _list_path(path: str, config: Input, wait_s: float, recorded: Collection[str]) -> Files:
     storage = Storage.of(path, config.storage_options, wait_s)
     try:
         if storage.is_file():
@@ -94,7 +98,8 @@ def _list_path(path: str, config: Input, wait_s: float) -> Files:
             f"{path} is the output folder of a run. To add scorers to its score table, set input.format=scores; to "
             "score its groups as if they were new, give input.path its scores folder"
         )
-    kept = [info for info in matches if not _is_passed_over(info.path, folder, storage.root.split("/"))]
+    asked = storage.root.split("/")
+    kept = [info for info in matches if info.path in recorded or not _is_passed_over(info.path, folder, asked)]
     if not kept:
         hidden = len(matches) - len(kept)
         passed = (

@@ -1,30 +1,41 @@
 """The input files of a run, and whether they are still what they were."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from polar_ray.data.column_names import check_column_names
+from polar_ray.data.generations import run_of
 from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.sources import Source
 from polar_ray.data.storage import Storage
 from polar_ray.errors import InputError, UnopenedFile
-from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.recipe.run import STORAGE_WAIT_S, Limits
+from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import RunFolder
-from polar_ray.running.identity import describe
+from polar_ray.running.identity import describe, read_identity
 from polar_ray.scorers.catalog import entry_of
 
+GONE = "it is gone"
+"""What is different with a file that is not there any more."""
 
-def input_files(recipe: Recipe, folder: RunFolder) -> list[InputFile]:
+
+def input_files(recipe: Recipe, folder: RunFolder, recorded: Collection[str] = ()) -> list[InputFile]:
     """Lists the input without what the recipe itself writes, which may lie in a folder of the input.
+
+    Whoever asks what a run reads asks here: to begin it, to resume or to retry it, and to see whether it changed.
+
+    Args:
+        recipe: Says where the input is.
+        folder: The run's, or that of one of its generations.
+        recorded: Paths of the files that the run has in its record, whatever version listed them.
 
     Raises:
         InputError: A path matches nothing, a file's format is not known, or all is what the recipe writes.
         StorageError: A storage cannot be used.
     """
-    files = list_input(recipe.input, recipe.limits.storage_wait_s, without=written_folders(recipe, folder))
+    without = written_folders(recipe, folder)
+    files = list_input(recipe.input, recipe.limits.storage_wait_s, without=without, recorded=recorded)
     if not files:
         raise InputError(
             f"All files of the input lie in output.path, {folder.path}, or where the recipe derives to; give another "
@@ -38,13 +49,14 @@ def written_folders(recipe: Recipe, folder: RunFolder) -> list[str]:
 
     Args:
         recipe: What is scored and derived.
-        folder: Of the run.
+        folder: Of the run, or of one of its generations.
     """
+    run, _ = run_of(folder.path, folder.options, folder.wait_s)
     derived = [
         RunFolder.of(each.output.path, each.output.storage_options, each.limits.storage_wait_s)
         for each in recipe.derivations.values()
     ]
-    return list(dict.fromkeys([folder.join(""), *(each.join("") for each in derived)]))
+    return list(dict.fromkeys([f"{run}/", *(each.join("") for each in derived)]))
 
 
 def checked_files(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> list[InputFile]:
@@ -53,10 +65,12 @@ def checked_files(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> 
     Quick, and without Ray: this is what goes wrong first with new data.
 
     Raises:
+        NotARun: The record of the run in the folder is damaged.
         InputError: Likewise, or no row could be scored for want of a column. Not for a run that is there already: its
             input may have been written anew.
     """
-    files = input_files(recipe, folder)
+    before = None if fresh else read_identity(folder)
+    files = input_files(recipe, folder, before.files if before is not None else ())
     try:
         needs_reference = any(entry_of(scorer).needs_reference for scorer in recipe.named_scorers.values())
         check_column_names(files, recipe.input, recipe.limits.storage_wait_s, needs_reference=needs_reference)
@@ -78,31 +92,32 @@ def refuse_unopened(sources: Sequence[Source], limits: Limits) -> None:
         raise UnopenedFile(f"{unopened[0].error}{more}")
 
 
-def changed_files(files: Sequence[InputFile], config: Input, wait_s: float = STORAGE_WAIT_S) -> dict[str, str]:
+def changed_files(files: Sequence[InputFile], recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     """Describes files of the input again and returns those that are not what they were, with what is different.
 
     Args:
         files: As they were listed before anything was read.
-        config: The recipe's input.
-        wait_s: Seconds in which a storage that is away may come back.
+        recipe: The run's.
+        folder: The run's, or that of one of its generations.
     """
     try:
-        now = {file.path: describe(file) for file in list_input(config, wait_s)}
+        now = {file.path: describe(file) for file in input_files(recipe, folder, [file.path for file in files])}
     except InputError:
         now = {}
     changed = {}
     for file in files:
-        before, after = describe(file), now.get(file.path) or _alone(file, config, wait_s)
+        before, after = describe(file), now.get(file.path) or _alone(file, recipe)
         if after is None:
-            changed[file.path] = "it is gone"
+            changed[file.path] = GONE
         elif after != before:
             differing = [key for key in after if before.get(key) != after[key]]
             changed[file.path] = ", ".join(f"{key} was {before.get(key)} and is {after[key]}" for key in differing)
     return changed
 
 
-def _alone(file: InputFile, config: Input, wait_s: float) -> dict[str, Any] | None:
+def _alone(file: InputFile, recipe: Recipe) -> dict[str, Any] | None:
     """Describes a file that the recipe's path does not lead to from here."""
-    found = [info for info in Storage.of(file.path, config.storage_options, wait_s).list() if info.path == file.path]
+    storage = Storage.of(file.path, recipe.input.storage_options, recipe.limits.storage_wait_s)
+    found = [info for info in storage.list() if info.path == file.path]
     info = found[0] if found else None
     return None if info is None else describe(replace(file, size=info.size, etag=info.etag, mtime=info.mtime))

@@ -6,19 +6,20 @@ from typing import Any
 from polar_ray.data.damage import can_be_opened
 from polar_ray.data.dead_letters import UNOPENED
 from polar_ray.data.generations import generation, newest, run_of
-from polar_ray.data.listing import InputFile, input_file, list_input
+from polar_ray.data.listing import InputFile, input_file
 from polar_ray.data.one_writer import one_writer
 from polar_ray.data.scores import LISTED
 from polar_ray.data.storage import FileInfo, Storage
-from polar_ray.errors import InputError, NoFiles, NotARun, RecipeChanged, RecipeError
+from polar_ray.errors import InputError, NotARun, RecipeChanged, RecipeError
 from polar_ray.recipe.overrides import apply_overrides
+from polar_ray.recipe.paths import mistake_in
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import STORAGE_WAIT_S
 from polar_ray.recipe.scorers import Custom
 from polar_ray.recipe.secrets import is_masked
 from polar_ray.running.folder import RECORDS, RUN, RunFolder
 from polar_ray.running.identity import describe
-from polar_ray.running.inputs import written_folders
+from polar_ray.running.inputs import input_files
 from polar_ray.running.manifest import Manifest, read_manifest
 from polar_ray.running.parent import parent_of
 from polar_ray.running.progress import Reporter, Silent
@@ -80,6 +81,9 @@ def retry(
         # The very table that the scorers were added to, though it may have a newer generation.
         run, number_of = run_of(manifest.parent.path, recipe_options(overrides, "input"), first.wait_s)
         held["input"]["path"] = manifest.parent.path if number_of is not None else f"{run}/generations/1"
+    elif any(mistake_in(path) for path in _as_list(held["input"]["path"])):
+        # Such as the empty path, which an earlier version took for the working folder of that time.
+        held["input"]["path"] = [str(file["path"]) for file in manifest.inputs]
     before = Recipe.of(held).without_credentials()
     # Where it goes is the run's affair.
     recipe = Recipe.of(held, [*(overrides or []), f"output.path={json.dumps(target.path)}"])
@@ -90,7 +94,7 @@ def retry(
             "with those; score with another scorer into another output.path"
         )
     unopened = _unopened(parent, manifest)
-    files, new = _files(recipe, manifest, unopened, written_folders(recipe, first))
+    files, new = _files(recipe, first, manifest, unopened)
     recorded = {str(file["path"]): {key: file[key] for key in file if key != "path"} for file in manifest.inputs}
     retrial = Retrial(
         parent=parent,
@@ -166,19 +170,22 @@ def _opens(file: InputFile, recipe: Recipe) -> bool:
     return can_be_opened(Storage.of(file.path, recipe.input.storage_options), file.path)
 
 
-def _files(
-    recipe: Recipe, manifest: Manifest, unopened: frozenset[str], written: list[str]
-) -> tuple[list[InputFile], int]:
-    """Returns the files of the run's input as they are now, in its order, and how many others there are.
+def _as_list(path: str | list[str]) -> list[str]:
+    return [path] if isinstance(path, str) else path
 
-    What lies in the folders ``written`` counts as none.
-    """
+
+def _files(
+    recipe: Recipe, first: RunFolder, manifest: Manifest, unopened: frozenset[str]
+) -> tuple[list[InputFile], int]:
+    """Returns the files of the run's input as they are now, in its order, and how many others there are."""
     wanted = [str(file["path"]) for file in manifest.inputs]
     try:
-        found = list_input(recipe.input, recipe.limits.storage_wait_s)
-    except NoFiles:
-        # A relative path means another place in another working directory.
-        found = list_input(recipe.input.model_copy(update={"path": wanted}), recipe.limits.storage_wait_s)
+        found = input_files(recipe, first, wanted)
+    except InputError:
+        # A relative path means another place in another working directory, and what has come into a folder since, of
+        # whatever format, is none of this run's.
+        named = recipe.input.model_copy(update={"path": wanted})
+        found = input_files(recipe.model_copy(update={"input": named}), first, wanted)
     listed = {file.path: file for file in found}
     for entry in manifest.inputs:
         # What could not be read then need not be there now: it stays a dead letter.
@@ -192,9 +199,7 @@ def _files(
             f"{len(gone)} files of the run's input are not there any more, {gone[0]} among them; put them back: a "
             "retry reads from them what it scores again"
         )
-    known = set(wanted)
-    new = [path for path in listed if path not in known and not path.startswith(tuple(written))]
-    return [listed[path] for path in wanted], len(new)
+    return [listed[path] for path in wanted], len(listed) - len(wanted)
 
 
 def _layout(recipe: Recipe) -> dict[str, Any]:

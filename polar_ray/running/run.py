@@ -30,7 +30,7 @@ from polar_ray.running.fingerprints import fingerprints_of
 from polar_ray.running.finished import finished
 from polar_ray.running.folder import RECORDS, RUN, RunFolder
 from polar_ray.running.identity import Identity, describe, versions
-from polar_ray.running.inputs import changed_files, checked_files, refuse_unopened
+from polar_ray.running.inputs import GONE, changed_files, checked_files, refuse_unopened
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
 from polar_ray.running.parent import Parent, parent_of
@@ -242,8 +242,9 @@ def _refuse_changed(job: Job, tally: Tally, retrial: Retrial | None, cause: Pola
     config = job.recipe.input
     changed = {
         path: how
-        for path, how in changed_files(job.files, config, job.recipe.limits.storage_wait_s).items()
-        if path not in tally.unopened
+        for path, how in changed_files(job.files, job.recipe, job.folder).items()
+        # That the rest of a file is gone is allowed, and so is another content of one that was never read.
+        if path not in tally.unopened or (how != GONE and path in tally.opened)
     }
     if not changed:
         return

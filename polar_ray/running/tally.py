@@ -33,6 +33,7 @@ class Tally:
         self.verified: dict[str, Verification] = {}
         self.errors: dict[str, str] = {}
         self.unopened: set[str] = set()
+        self.opened: set[str] = set()
         for commit in commits:
             self.add(commit)
 
@@ -47,6 +48,8 @@ class Tally:
         self.dead_letters.update(commit.dead_letters)
         if UNOPENED in commit.dead_letters:
             self.unopened.add(commit.file)
+        else:
+            self.opened.add(commit.file)
         self.drops.update(commit.drops)
         for name, counts in commit.statuses.items():
             self.statuses.setdefault(name, Counter()).update(counts)

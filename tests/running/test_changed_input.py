@@ -132,14 +132,14 @@ def test_a_damaged_record_of_what_is_taken_back_is_one_sentence(tmp_path: Path) 
 def test_a_change_is_seen_by_size_and_by_time_and_so_is_a_file_that_is_gone(tmp_path: Path) -> None:
     for name in "abcd":
         write(tmp_path / f"{name}.jsonl", rows(2))
-    config = Input(path=str(tmp_path))
-    files = list_input(config)
-    assert changed_files(files, config) == {}
+    wanted = recipe(tmp_path, tmp_path / "out")
+    files, folder = list_input(wanted.input), RunFolder.of(wanted.output.path)
+    assert changed_files(files, wanted, folder) == {}
     write(tmp_path / "a.jsonl", rows(3))
     write(tmp_path / "b.jsonl", rows(2))
     (tmp_path / "c.jsonl").unlink()
     write(tmp_path / "e.jsonl", rows(2))
-    changed = changed_files(files, config)
+    changed = changed_files(files, wanted, folder)
     assert {Path(path).name: how.split(" ")[0] for path, how in changed.items()} == {
         "a.jsonl": "size",
         "b.jsonl": "mtime",
@@ -151,11 +151,12 @@ def test_an_object_is_described_again_too(monkeypatch: pytest.MonkeyPatch) -> No
     with bucket() as s3:
         for name in ("in/a.jsonl", "in/b.jsonl", "in/c.jsonl"):
             s3.put(name, b"{}\n")
-        config = Input(path="s3://bucket/in", storage_options=s3.options)
-        files = list_input(config)
+        place = {"path": "s3://bucket/in", "storage_options": s3.options}
+        wanted = recipe("", "s3://bucket/out", input=place)
+        files = list_input(wanted.input)
         s3.put("in/b.jsonl", b"{}\n{}\n")
         s3.client.delete_object(Bucket="bucket", Key="in/c.jsonl")
-        changed = changed_files(files, config)
+        changed = changed_files(files, wanted, RunFolder.of("s3://bucket/out", s3.options))
     assert set(changed) == {"s3://bucket/in/b.jsonl", "s3://bucket/in/c.jsonl"}
     assert "size was 3 and is 6" in changed["s3://bucket/in/b.jsonl"]
 

@@ -300,6 +300,43 @@ def test_new_files_are_left_to_a_run_of_their_own_and_missing_ones_are_named(tmp
         retry(str(out))
 
 
+def test_what_an_earlier_version_read_is_read_again_though_it_would_be_passed_over_today(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", rows(2))
+    described = write_jsonl(tmp_path / "in" / "dataset_info.json", rows(4)[2:])
+    # That version listed the file like any other, as this one does where it is named.
+    manifest = run(recipe([str(tmp_path / "in"), str(described)], tmp_path / "out"))
+    assert len(manifest.inputs) == 2
+    made = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    made["recipe"]["input"]["path"] = str(tmp_path / "in")
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(made))
+    listening = Listening()
+    assert run(recipe(tmp_path / "in", tmp_path / "out"), reporter=listening).inputs == manifest.inputs
+    retry(str(tmp_path / "out"), reporter=listening)
+    assert [line.split(" ")[-1] for line in listening.said] == ["over)", "do"]
+    assert len(run(recipe(tmp_path / "in", tmp_path / "out"), fresh=True).inputs) == 1
+
+
+def test_an_empty_path_of_an_earlier_version_stands_for_the_files_that_it_led_to(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", rows(2))
+    run(recipe(tmp_path / "in", tmp_path / "out"))
+    made = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    made["recipe"]["input"]["path"] = ""
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(made))
+    listening = Listening()
+    retry(str(tmp_path / "out"), reporter=listening)
+    assert listening.said[-1].endswith("nothing to do")
+
+
+def test_a_run_does_not_take_its_own_output_for_new_input(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", rows(2))
+    run(recipe(tmp_path, tmp_path / "out"))
+    (tmp_path / "out" / "report.html").write_text("<html>")
+    listening = Listening()
+    retry(str(tmp_path / "out"), reporter=listening)
+    assert len(listening.said) == 1
+    assert listening.said[0].endswith("nothing to do")
+
+
 def test_a_retry_finds_an_input_that_was_named_from_another_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

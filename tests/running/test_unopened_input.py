@@ -1,6 +1,7 @@
 """A file that cannot be opened is an error that names it, or, where the recipe allows it, read once it can be."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.reading import RawSplit, read_source
 from polar_ray.data.sources import plan_sources
 from polar_ray.data.storage import Storage
-from polar_ray.errors import UnopenedFile
+from polar_ray.errors import InputChanged, UnopenedFile
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.inputs import checked_files, refuse_unopened
+from polar_ray.running.job import Job
 from polar_ray.running.retry import retry
-from polar_ray.running.run import run
+from polar_ray.running.run import _refuse_changed, run
 from polar_ray.running.tally import Tally
 
 
@@ -201,6 +203,25 @@ def test_a_file_that_could_not_be_opened_is_read_by_the_retry_that_can(
     assert second.counts["dead_letters"] == {}
     assert second.counts["groups"] == fresh.counts["groups"] == 16
     assert part_files(tmp_path / "out" / "generations" / "2") == part_files(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("read_before", [True, False])
+def test_a_file_of_which_something_was_read_must_be_what_it_was_though_the_rest_could_not_be_opened(
+    tmp_path: Path, read_before: bool
+) -> None:
+    files = {name: write_jsonl(tmp_path / "in" / f"{name}.jsonl", rows(4)) for name in "ab"}
+    wanted = recipe(tmp_path / "in", tmp_path / "out", "limits.max_unopened_files=1")
+    folder = RunFolder.of(wanted.output.path)
+    listed = checked_files(wanted, folder)
+    commits = [commit(file=str(files["b"]), dead_letters={"unopened": 1})]
+    if read_before:
+        commits.append(commit(file=str(files["b"])))
+    write_jsonl(files["b"], rows(6))
+    job = Job(wanted, folder, tuple(listed), {})
+    with pytest.raises(InputChanged, match=r"b\.jsonl changed") if read_before else nullcontext():
+        _refuse_changed(job, Tally(commits), None)
+    files["b"].unlink()
+    _refuse_changed(job, Tally(commits), None)
 
 
 def exploded(data: list[dict]) -> list[dict]:  # type: ignore[type-arg]
