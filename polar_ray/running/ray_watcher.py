@@ -7,6 +7,10 @@ import os
 import shutil
 import signal
 import sys
+import time
+
+GONE_S = 10.0
+"""Seconds after which a process that was killed and does not end is left alone."""
 
 
 def processes_in(folder: str) -> list[int]:
@@ -17,17 +21,17 @@ def processes_in(folder: str) -> list[int]:
 
 
 def clear(folder: str) -> None:
-    """Kills the processes in a folder and deletes it."""
+    """Kills the processes in a folder, waits until they are gone, and deletes it."""
+    give_up = time.monotonic() + GONE_S
     # What a process started while the others were killed is found the next time.
-    for _ in range(5):
-        found = processes_in(folder)
+    while (found := processes_in(folder)) and time.monotonic() < give_up:
         for process in found:
             try:
                 os.kill(process, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        if not found:
-            break
+        # One with much memory needs a moment to end, and would write into the folder meanwhile.
+        time.sleep(0.02)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -138,8 +138,8 @@ def test_a_row_per_candidate_is_conserved_too(tmp_path: Path, layout: str) -> No
     ]
 
 
-def test_an_input_without_a_row_is_a_finished_run(tmp_path: Path) -> None:
+def test_an_input_without_a_row_is_a_finished_run_where_that_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(b"")
-    made = run(recipe(tmp_path / "in.jsonl", tmp_path / "out"))
+    made = run(recipe(tmp_path / "in.jsonl", tmp_path / "out", "limits.allow_empty=true"))
     assert made.conservation == {"rows_read": 0, "rows_in_groups": 0, "dead_letters": 0, "drops": 0, "holds": True}
     assert score_table(tmp_path / "out").num_rows == 0

@@ -61,8 +61,11 @@ def test_a_run_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
     assert not unfinished.is_finished()
     with pytest.raises(NotFinished, match="has not finished; run its recipe again"):
         read_manifest(unfinished)
+    (tmp_path / "c").mkdir()
     with pytest.raises(NotARun, match=r"it has no manifest\.json"):
         read_manifest(RunFolder.of(str(tmp_path / "c")))
+    with pytest.raises(NotARun, match="d is not there; give the output.path of a run"):
+        read_manifest(RunFolder.of(str(tmp_path / "d")))
 
 
 def test_a_folder_has_one_storage_and_one_connection(tmp_path: Path) -> None:

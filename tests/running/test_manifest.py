@@ -72,6 +72,7 @@ def test_it_holds_the_resolved_recipe(manifest: dict[str, Any]) -> None:
         "references": "max",
         "math": True,
         "timeout_s": 5.0,
+        "group_timeout_s": 30.0,
     }
     assert manifest["recipe"]["input"]["split_rows"] == 10
     assert manifest["recipe"]["limits"]["max_attempts"] == 2

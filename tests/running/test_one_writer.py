@@ -107,6 +107,7 @@ def test_a_retry_and_a_fresh_start_of_its_run_keep_each_other_out(tmp_path: Path
         "kind": "custom",
         "target": "faulty:Flaky",
         "settings": {"mended": str(tmp_path / "mended"), "diary": str(tmp_path / "diary")},
+        "public": ["mended", "diary"],
     }
     data = rows(2)
     data[1]["prompt"][0]["content"] = "bad"
