@@ -64,7 +64,7 @@ def test_a_run_is_finished_when_its_manifest_is_there(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     with pytest.raises(NotARun, match=r"it has no manifest\.json"):
         read_manifest(RunFolder.of(str(tmp_path / "c")))
-    with pytest.raises(NotARun, match="d is not there; give the output.path of a run"):
+    with pytest.raises(NotARun, match=r"d is not there; give the output\.path of a run"):
         read_manifest(RunFolder.of(str(tmp_path / "d")))
 
 
