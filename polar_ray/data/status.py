@@ -33,3 +33,13 @@ class Status(str, Enum):
     def has_reward(self) -> bool:
         """Whether a reward goes with this status."""
         return self in (Status.OK, Status.TRUNCATED)
+
+    @property
+    def is_error(self) -> bool:
+        """Whether scoring itself went wrong, which is what ``limits.max_errors`` counts."""
+        return self in (Status.ERROR, Status.CRASHED)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether another attempt with the same settings may end otherwise, so that a retry makes one."""
+        return self.is_error or self in (Status.TIMEOUT, Status.NON_FINITE)

@@ -93,7 +93,7 @@ class CurateRecipe(Document):
                 "output": {"path": output, "storage_options": self.output.storage_options},
                 "compute": self.compute.model_dump(mode="json"),
                 # A shard without rows is a quiet hour, and no reason to hold up the others.
-                "limits": {**self.limits.model_dump(mode="json"), "allow_empty": True},
+                "limits": {**self.limits.model_dump(mode="json", exclude_unset=True), "allow_empty": True},
             }
         )
 

@@ -8,7 +8,7 @@ from polar_ray.running.identity import Identity, check_same, read_identity
 from polar_ray.running.taking_back import finish_taking_back, forget
 
 
-def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> int:
+def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> Identity:
     """Records what the run in the folder is, or checks that a run already there is the same.
 
     Args:
@@ -17,7 +17,7 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
         fresh: Delete a run that is there already, and nothing else.
 
     Returns:
-        The rule by which the run reads its input.
+        What the run was begun as, by whose rules it goes on.
 
     Raises:
         NotARun: The folder holds files but no run.
@@ -27,7 +27,7 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
     earlier = read_identity(folder)
     if earlier is not None and not fresh:
         _resume(folder, earlier, identity)
-        return earlier.reading
+        return earlier
     if earlier is None:
         folder.check_free()
     else:
@@ -35,7 +35,7 @@ def establish(folder: RunFolder, identity: Identity, *, fresh: bool = False) -> 
         # without a record nobody could tell whose folder this is.
         clear_results(folder)
     folder.storage.write_atomic(folder.identity, msgspec.json.encode(identity))
-    return identity.reading
+    return identity
 
 
 def _resume(folder: RunFolder, earlier: Identity, identity: Identity) -> None:
@@ -49,6 +49,6 @@ def _resume(folder: RunFolder, earlier: Identity, identity: Identity) -> None:
         for path, before in earlier.files.items()
     }
     check_same(folder, msgspec.structs.replace(earlier, files=files), identity)
-    going_on = msgspec.structs.replace(identity, reading=earlier.reading)
+    going_on = msgspec.structs.replace(identity, reading=earlier.reading, limits_errors=earlier.limits_errors)
     folder.storage.write_atomic(folder.identity, msgspec.json.encode(going_on))
     forget(folder)

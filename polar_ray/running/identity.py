@@ -29,6 +29,8 @@ class Identity(msgspec.Struct, frozen=True):
         files: Each input file's size, and its etag or else its modification time.
         fingerprints: By scorer, all that can change a score: settings, scoring code, file hashes.
         reading: The rule by which lines become splits, as of ``Lines``. A run keeps to the one that it was begun with.
+        limits_errors: Whether it was begun by a version that knows ``limits.max_errors``. Those before finished a run
+            whatever its errors were.
     """
 
     input: dict[str, Any]
@@ -36,6 +38,7 @@ class Identity(msgspec.Struct, frozen=True):
     fingerprints: dict[str, dict[str, str]]
     # Absent in the records of the versions that knew no other.
     reading: int = BLANKS_COUNT
+    limits_errors: bool = False
 
     @staticmethod
     def of(
@@ -47,13 +50,14 @@ class Identity(msgspec.Struct, frozen=True):
             files={file.path: describe(file) for file in files},
             fingerprints=fingerprints,
             reading=reading,
+            limits_errors=True,
         )
 
     def completed(self, now: "Identity") -> "Identity":
         """Returns the record of an earlier version as this version writes it, to be compared with what a run is now.
 
         A setting that the record does not hold is one that its version did not know yet, so it was at its default.
-        An earlier rule of reading is no difference, since the run goes on by it.
+        An earlier rule is no difference, since the run goes on by it.
         """
         return Identity(
             input=_with_defaults(self.input),
@@ -63,6 +67,7 @@ class Identity(msgspec.Struct, frozen=True):
                 for name, fingerprint in self.fingerprints.items()
             },
             reading=max(self.reading, now.reading),
+            limits_errors=self.limits_errors or now.limits_errors,
         )
 
 

@@ -25,7 +25,7 @@ from polar_ray.running.job import Job
 from polar_ray.running.keep import Index, Keep, origins_path, rows_by_generation
 from polar_ray.running.manifest import Generation, Manifest, Source
 from polar_ray.running.progress import Reporter
-from polar_ray.running.tally import Tally
+from polar_ray.running.tally import Tally, errors_in
 from polar_ray.running.unscored import FAILED
 from polar_ray.scorers.fingerprint import changed_keys
 
@@ -66,6 +66,11 @@ class Retrial:
         """The rule by which the parent's lines became splits: those that are copied must be what they would be now."""
         identity = read_identity(self.parent)
         return BLANKS_COUNT if identity is None else identity.reading
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """By scorer, candidates with errors in the parent: as many do not stop the retry."""
+        return {name: errors_in(counts) for name, counts in self.manifest.counts["statuses"].items()}
 
     @cached_property
     def commits(self) -> dict[str, Commit]:

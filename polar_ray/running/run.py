@@ -16,7 +16,7 @@ from polar_ray.data.one_writer import LEASE_S, one_writer
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import InputChanged, InputError, OutputError, PolarRayError, RunStalled, ScoringError
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.recipe.run import Actors
+from polar_ray.recipe.run import Actors, Limits
 from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.clearing import check_clearable
 from polar_ray.running.clock import ScoringClock
@@ -39,10 +39,11 @@ from polar_ray.running.pipeline import dataset
 from polar_ray.running.placement import Pool
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.ray_private import check_ray
+from polar_ray.running.resuming import limits_of, resume
 from polar_ray.running.retrial import Retrial
-from polar_ray.running.taking_back import forget, take_back
+from polar_ray.running.taking_back import take_back
 from polar_ray.running.tally import Tally
-from polar_ray.running.todo import Todo, todo_of
+from polar_ray.running.todo import Todo
 from polar_ray.running.verified import failed, verification_line, verification_of
 
 LEFTOVER_S = 600
@@ -163,28 +164,24 @@ def score(
             if retrial is None:
                 clear_derivations(recipe)
         planned = READING if retrial is None else retrial.reading
-        reading = establish(folder, Identity.of(recipe, files, fingerprints, planned), fresh=fresh)
+        begun = establish(folder, Identity.of(recipe, files, fingerprints, planned), fresh=fresh)
         if lease is None or folder.is_finished():
             reporter.say(_nothing_to_do(folder))
             return read_manifest(folder)
         folder.storage.sweep(folder.path, older_than_s=LEFTOVER_S)
         if retrial is not None:
             job = retrial.prepare(job, reporter)
-        sources = plan_sources(files, recipe.input, recipe.limits.storage_wait_s, reading=reading)
-        refuse_unopened(sources, recipe.limits)
-        todo = todo_of(recipe.input, sources, folder)
-        if retrial is None and (unopened := Tally(todo.commits).unopened):
-            take_back(folder, files, unopened, recipe.input, changed=False)
-            forget(folder)
-            todo = todo_of(recipe.input, sources, folder)
-        tally = Tally(todo.commits)
+        sources = plan_sources(files, recipe.input, recipe.limits.storage_wait_s, reading=begun.reading)
+        limits = limits_of(begun, recipe.limits)
+        refuse_unopened(sources, limits)
+        todo, tally = resume(job, sources, limits, retrial, reporter)
         resumed = tally.splits
         if resumed and retrial is None:
             reporter.say(f"resuming: {resumed} splits with {tally.candidates:,} candidates are done")
         clock = ScoringClock(tally)
         reporter.begin(todo.done_share)
         try:
-            _score_all(job, sized, todo, tally, reporter, clock, lease)
+            _score_all(job, sized, limits, todo, tally, reporter, clock, lease)
         except (InputError, ScoringError) as error:
             # Rows that are missing or make no sense may be those of two contents of one file.
             lease.check()
@@ -201,7 +198,7 @@ def score(
         tally.subtract(removal)
     check_removed(folder, todo.commits)
     # Only now are all dead letters known: what counts as too many must not depend on how the input was split.
-    tally.check(recipe.limits, final=True)
+    tally.check(limits, final=True)
     manifest = Manifest(
         recipe=recipe.without_credentials().model_dump(mode="json"),
         inputs=[{"path": file.path, **describe(file)} for file in files],
@@ -276,10 +273,16 @@ def _refuse_empty(job: Job, tally: Tally) -> None:
 
 
 def _score_all(
-    job: Job, sized: list[Pool], todo: Todo, tally: Tally, reporter: Reporter, clock: ScoringClock, lease: Lease
+    job: Job,
+    sized: list[Pool],
+    limits: Limits,
+    todo: Todo,
+    tally: Tally,
+    reporter: Reporter,
+    clock: ScoringClock,
+    lease: Lease,
 ) -> None:
     """Runs passes over what is left until nothing is left."""
-    limits = job.recipe.limits
     lost = 0
     while sources := todo.sources():
         before = tally.splits

@@ -61,7 +61,7 @@ def take_back(
         changed=sorted(paths) if changed else [],
         files=[index for index, file in enumerate(files) if file.path in paths],
         splits=sorted({*also, *folder.read_records("duplicates", dict)}),
-        partitions=config.layout == "scattered",
+        partitions=bool(paths) and config.layout == "scattered",
     )
     folder.storage.write_atomic(folder.taken_back, msgspec.json.encode(record))
     _delete(folder, record.holds)

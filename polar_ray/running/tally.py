@@ -19,9 +19,15 @@ FIRST_CANDIDATES = 100
 
 
 class Tally:
-    """Sums over committed splits."""
+    """Sums over committed splits.
 
-    def __init__(self, commits: Iterable[Commit] = ()) -> None:
+    Args:
+        commits: Their records so far.
+        inherited: By scorer, candidates with errors in the generation that a retry is of. As many may have them again.
+    """
+
+    def __init__(self, commits: Iterable[Commit] = (), inherited: Mapping[str, int] | None = None) -> None:
+        self._inherited = inherited or {}
         self.splits = 0
         self.rows = self.rows_in_groups = self.groups = self.candidates = self.part_bytes = 0
         self.dead_letters: Counter[str] = Counter()
@@ -105,34 +111,44 @@ class Tally:
                 f"limits.max_dead_letters={limits.max_dead_letters:g} allows; look at dead_letters/ in the output "
                 "folder, correct the input or the recipe's columns, and start over with --fresh"
             )
-        enough = 1 if final else FIRST_CANDIDATES
         for name, counts in self.statuses.items():
-            if self.candidates >= enough and self.rewards(name) == 0:
+            whose = f" from {name}" if name else ""
+            if self._is_hopeless(name, final=final):
                 status, _ = counts.most_common(1)[0]
                 cause = f": {self.errors[name]}" if name in self.errors else ""
                 raise ScoringError(
-                    f"none of the {self.candidates} candidates so far has a reward"
-                    f"{f' from {name}' if name else ''}; the status is mostly {status}{cause}. "
-                    f"{_REMEDY.get(status, 'Correct the cause and start over with --fresh')}"
+                    f"none of the {self.candidates} candidates so far has a reward{whose}; the status is mostly "
+                    f"{status}{cause}. {_remedy(Status(status))}"
                 )
-
-        for name, counts in self.statuses.items():
-            found = errors_in(counts)
-            few = limits.max_errors < 1 and found < ENOUGH_ERRORS
-            if not few and beyond(found, self.candidates, limits):
-                whose = f" from {name}" if name else ""
+            if self._has_too_many_errors(name, limits):
                 cause = f"; one of them: {self.errors[name]}" if name in self.errors else ""
                 raise ScoringError(
-                    f"{found:,} of the {self.candidates:,} candidates so far have errors{whose}, more than "
-                    f"limits.max_errors={limits.max_errors:g} allows{cause}. What was scored is kept: correct the "
-                    "cause and start over with --fresh, or give a limit that you accept and run the same command "
-                    "again; polar-ray retry scores what failed once the run is finished"
+                    f"{errors_in(counts):,} of the {self.candidates:,} candidates so far have errors{whose}, more than "
+                    f"limits.max_errors={limits.max_errors:g} allows{cause}. {_AGAIN}, or give a limit that you accept"
                 )
+
+    def failed(self, limits: Limits) -> bool:
+        """Whether a run with these sums was, or would be, given up for its errors at once."""
+        return any(
+            self._has_too_many_errors(name, limits)
+            or (self._is_hopeless(name, final=True) and any(Status(status).has_failed for status in counts))
+            for name, counts in self.statuses.items()
+        )
+
+    def _is_hopeless(self, scorer: str, *, final: bool) -> bool:
+        """Whether a scorer gave no reward to candidates that are enough to tell."""
+        inherited = min(self._inherited.get(scorer, 0), errors_in(self.statuses[scorer]))
+        return self.candidates - inherited >= (1 if final else FIRST_CANDIDATES) and self.rewards(scorer) == 0
+
+    def _has_too_many_errors(self, scorer: str, limits: Limits) -> bool:
+        found = errors_in(self.statuses[scorer])
+        few = limits.max_errors < 1 and found < ENOUGH_ERRORS
+        return not few and found > self._inherited.get(scorer, 0) and beyond(found, self.candidates, limits)
 
 
 def errors_in(statuses: Mapping[str, int]) -> int:
     """Returns how many candidates have an error, or killed their process, by the counts of their statuses."""
-    return statuses.get(Status.ERROR.value, 0) + statuses.get(Status.CRASHED.value, 0)
+    return sum(count for status, count in statuses.items() if Status(status).is_error)
 
 
 def beyond(errors: int, candidates: int, limits: Limits) -> bool:
@@ -140,12 +156,18 @@ def beyond(errors: int, candidates: int, limits: Limits) -> bool:
     return errors > (limits.max_errors * candidates if limits.max_errors < 1 else limits.max_errors)
 
 
+_AGAIN = "Correct the cause and run the same command again, which keeps the rest and scores these again"
 _REMEDY = {
-    Status.NO_REFERENCE.value: (
+    Status.NO_REFERENCE: (
         "This scorer compares with a reference: name the column in input.columns.reference, and start over with --fresh"
     ),
-    Status.UNSUPPORTED.value: (
+    Status.UNSUPPORTED: (
         "Leave what the scorer cannot show out of the input's messages if it is not to count, and start over with "
         "--fresh"
     ),
 }
+
+
+def _remedy(status: Status) -> str:
+    """What to do where no candidate has a reward and most have this status."""
+    return _AGAIN if status.has_failed else _REMEDY.get(status, "Correct the cause and start over with --fresh")

@@ -180,3 +180,34 @@ def test_errors_beyond_a_share_or_a_number_stop_the_run(
 def test_timeouts_and_what_a_scorer_cannot_do_are_no_errors() -> None:
     counts = {"ok": 10, "timeout": 200, "no_reference": 200, "too_long": 200, "unsupported": 200, "non_finite": 200}
     Tally([commit(candidates=1010, statuses={"": counts})]).check(Limits(max_errors=0), final=True)
+
+
+def test_a_retry_may_have_the_errors_of_its_parent_and_not_one_more() -> None:
+    limits = Limits(max_errors=5)
+    for errors, stops in ((20, False), (21, True)):
+        commits = [commit(candidates=100, statuses={"": {"ok": 100 - errors, "error": errors}})]
+        tally = Tally(commits, inherited={"": 20})
+        assert tally.failed(limits) == stops
+        if not stops:
+            tally.check(limits, final=True)
+            continue
+        with pytest.raises(ScoringError, match=r"21 of the 100 candidates so far have errors"):
+            tally.check(limits)
+    # The first splits of a retry may be those that have nothing but errors again.
+    Tally([unscored("error", 150)], inherited={"": 150}).check(limits)
+    with pytest.raises(ScoringError, match="none of the 150 candidates"):
+        Tally([unscored("error", 150)], inherited={"": 50}).check(limits)
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        ("error", "Correct the cause and run the same command again"),
+        ("timeout", "Correct the cause and run the same command again"),
+        ("too_long", "Correct the cause and start over with --fresh"),
+        ("unsupported", "Leave what the scorer cannot show"),
+    ],
+)
+def test_what_to_do_about_a_run_without_a_reward_depends_on_why_there_is_none(status: str, remedy: str) -> None:
+    with pytest.raises(ScoringError, match=remedy):
+        Tally([unscored(status, 100)]).check(Limits())
