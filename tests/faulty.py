@@ -153,6 +153,21 @@ class SickOnce(TextScorer):
         return by_length(group)
 
 
+class HalfSickOnce(TextScorer):
+    """Raises on every other group in the first process that makes it, and in that one from its third group on."""
+
+    def __init__(self, marker: str) -> None:
+        self._sick = not Path(marker).exists()
+        Path(marker).touch()
+        self._groups = 0
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        self._groups += 1
+        if self._sick and self._groups > 2 and self._groups % 2:
+            raise RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")
+        return by_length(group)
+
+
 class Keyed(TextScorer):
     """Needs a key, as a judge behind a network does; with ``says`` its errors repeat the key, as such judges' do."""
 

@@ -43,3 +43,13 @@ class Status(str, Enum):
     def has_failed(self) -> bool:
         """Whether another attempt with the same settings may end otherwise, so that a retry makes one."""
         return self.is_error or self in (Status.TIMEOUT, Status.NON_FINITE)
+
+    @property
+    def was_tried(self) -> bool:
+        """Whether the scorer could try at all: the group has what it needs, and the scorer can show it its model."""
+        return self not in (Status.NO_REFERENCE, Status.TOO_LONG, Status.UNSUPPORTED)
+
+    @property
+    def may_be_the_device(self) -> bool:
+        """Whether a device that has failed gives this status, so that a new process may fare better."""
+        return self in (Status.ERROR, Status.NON_FINITE)

@@ -12,6 +12,36 @@ from polar_ray.running.folder import RunFolder
 MAX_IN_VAIN = 3
 """Times, without a reward of the scorer's between them, that a new process may fail on a split as the one before did;
 then errors are the data's or the scorer's, not an actor's."""
+SICK_FAILURES = 50
+"""Failures of a process after which their share says something of it; doubled each time that a new one failed too."""
+SICK_SHARE = 0.05
+"""The share of its candidates on which a process may fail, and is not replaced for it."""
+
+
+@dataclass(frozen=True)
+class Failures:
+    """On how many candidates a process failed in a way in which a sick device fails.
+
+    Attributes:
+        failed: Candidates of a split that did.
+        tried: All of that split that could be scored.
+        failed_ever: Of all splits that the process has scored, this one among them.
+        tried_ever: Of all those.
+    """
+
+    failed: int
+    tried: int
+    failed_ever: int
+    tried_ever: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the split has a reward that could have one."""
+        return self.tried > 0 and self.failed == self.tried
+
+    def are_many(self, factor: int = 1) -> bool:
+        """Whether the process fails on so many that it may be sick."""
+        return self.failed_ever >= SICK_FAILURES * factor and self.failed_ever > SICK_SHARE * self.tried_ever
 
 
 @dataclass
@@ -36,7 +66,8 @@ class _Record:
     attempt: Attempt = field(default_factory=Attempt)
     running: bool = False
     alone: int | None = None
-    replaced: bool = False
+    before: Failures | None = None
+    """Those of the process that was replaced because of them."""
 
 
 class AttemptLog:
@@ -54,6 +85,8 @@ class AttemptLog:
         self._records: dict[str, _Record] = {}
         self._starts: Counter[str] = Counter()
         self._in_vain: Counter[str] = Counter()
+        self._partly_in_vain: Counter[str] = Counter()
+        self._on_trial: dict[str, str] = {}
         self._failure: PolarRayError | None = None
         self._ready_at: float | None = None
         self._said: list[str] = []
@@ -122,30 +155,49 @@ class AttemptLog:
         record = self._record(key)
         record.alone, record.attempt.probed = None, True
 
-    def replace(self, key: str, scorer: str) -> bool:
-        """Notes that all of a split that a scorer could score became errors; returns whether its process is to end.
+    def replace(self, key: str, scorer: str, failures: Failures) -> bool:
+        """Notes that a process failed on all of a split, or on many groups by now; returns whether it is to end.
 
         An actor whose device has failed fails fast: it would take the queue and turn split after split into errors. A
         new process scores the split again. If it fares no better, the errors are the split's own and stand.
         """
         record = self._record(key)
-        if record.replaced:
-            self._in_vain[scorer] += 1
+        if record.before is not None:
             return False
-        if self._in_vain[scorer] >= MAX_IN_VAIN:
+        if failures.is_whole:
+            if self._in_vain[scorer] >= MAX_IN_VAIN:
+                return False
+        elif scorer in self._on_trial or not failures.are_many(2 ** self._partly_in_vain[scorer]):
+            # Where errors are the data's, all actors have many: what comes of the first new process is waited for.
             return False
+        else:
+            self._on_trial[scorer] = key
         # The end that follows is no death that the split would answer for.
-        record.replaced, record.running = True, False
+        record.before, record.running = failures, False
         return True
 
-    def finish(self, key: str, rewarded: str | None = None) -> None:
-        """Forgets a split that was scored; ``rewarded`` is the scorer, if it gave rewards for it.
+    def finish(self, key: str, scorer: str, failed: int, *, rewarded: bool) -> None:
+        """Forgets a split that was scored, and learns from it whether a new process was of use.
 
-        Then it can work, and an actor of it that fails on everything is worth a new process again.
+        Args:
+            key: The split's, for this scorer.
+            scorer: That scored it.
+            failed: On how many candidates it failed.
+            rewarded: Whether it gave a reward. Then it can work, and an actor of it that fails on all of a split is
+                worth a new process again.
         """
-        self._records.pop(key, None)
-        if rewarded is not None:
-            del self._in_vain[rewarded]
+        record = self._records.pop(key, None)
+        before = None if record is None else record.before
+        if before is not None and before.is_whole and not rewarded:
+            self._in_vain[scorer] += 1
+        if self._on_trial.get(scorer) == key:
+            del self._on_trial[scorer]
+            if before is not None and 2 * failed > before.failed:
+                self._partly_in_vain[scorer] += 1
+            else:
+                del self._partly_in_vain[scorer]
+        if rewarded:
+            del self._in_vain[scorer]
 
     def _record(self, key: str) -> _Record:
         return self._records.setdefault(key, _Record())

@@ -15,7 +15,7 @@ from polar_ray.data.status import Status
 from polar_ray.deriving.columns import check_extras
 from polar_ray.errors import CheckpointError, DeviceLost, PolarRayError, ScoringError
 from polar_ray.recipe.scorers import RewardModel, ScorerConfig
-from polar_ray.running.attempts import Attempt
+from polar_ray.running.attempts import Attempt, Failures
 from polar_ray.running.envelope import Envelope
 from polar_ray.running.failures import stage
 from polar_ray.scorers.answers import score_checked
@@ -72,6 +72,7 @@ class Score:
         self._max_attempts = max_attempts
         self._verify = verify if isinstance(config, RewardModel) else 0
         self._failure: PolarRayError | None = None
+        self._failed = self._tried = 0
         actor = ray.get_runtime_context().get_actor_id()
         deaths = ray.get(attempts.starting.remote(actor))
         try:
@@ -120,17 +121,30 @@ class Score:
         key = f"{self._name}:{envelope.header.split_id}"
         attempt = ray.get(self._attempts.begin.remote(key))
         scores = self._score(key, groups, ids, attempt)
-        if _all_failed(scores) and ray.get(self._attempts.replace.remote(key, self._name)):
-            _end_process(f"every candidate of {envelope.name} became an error; a new process scores it again")
+        failures = self._failures(scores)
+        may_be_sick = failures.is_whole or (failures.failed > 0 and failures.are_many())
+        if may_be_sick and ray.get(self._attempts.replace.remote(key, self._name, failures)):
+            _end_process(
+                f"{failures.failed} of {failures.tried} candidates of {envelope.name} became errors, and "
+                f"{failures.failed_ever} of {failures.tried_ever} since this process began; a new one scores it again"
+            )
         scored = envelope.without(encoded).with_table(f"scores:{self._name}", shown.whole(scores).to_table())
         scored = scored.timed(f"score:{self._name}", time.perf_counter() - started)
         if self._verify:
             started = time.perf_counter()
             scored = scored.verified(self._name, self._verified(groups, ids, scores, attempt))
             scored = scored.timed(f"verify:{self._name}", time.perf_counter() - started)
-        gave_rewards = scores.reward.null_count < len(scores)
-        ray.get(self._attempts.finish.remote(key, self._name if gave_rewards else None))
+        rewarded = scores.reward.null_count < len(scores)
+        ray.get(self._attempts.finish.remote(key, self._name, failures.failed, rewarded=rewarded))
         return scored
+
+    def _failures(self, scores: Scores) -> Failures:
+        """Counts those of a split towards those of this process."""
+        failed = pc.sum(pc.is_in(scores.status, _DEVICE)).as_py() or 0
+        tried = pc.sum(pc.is_in(scores.status, _TRIED)).as_py() or 0
+        self._failed += failed
+        self._tried += tried
+        return Failures(failed, tried, self._failed, self._tried)
 
     def _verified(self, groups: pa.Table, ids: pa.Table | None, scores: Scores, attempt: Attempt) -> Verification:
         """Verifies the sample of a split."""
@@ -194,14 +208,8 @@ class Score:
         return "scoring this group killed its process each time, also when it was scored alone"
 
 
-def _all_failed(scores: Scores) -> bool:
-    """Whether not one of the candidates that the scorer could score has a reward, and it is not the text's fault."""
-    tried = pc.filter(scores.status, pc.invert(pc.is_in(scores.status, _NOT_TRIED)))
-    return len(tried) > 0 and bool(pc.all(pc.is_in(tried, _FAILED)).as_py())
-
-
-_NOT_TRIED = pa.array([status.value for status in (Status.NO_REFERENCE, Status.TOO_LONG, Status.UNSUPPORTED)])
-_FAILED = pa.array([status.value for status in (Status.ERROR, Status.NON_FINITE)])
+_TRIED = pa.array([status.value for status in Status if status.was_tried])
+_DEVICE = pa.array([status.value for status in Status if status.may_be_the_device])
 
 
 def _end_process(reason: str) -> NoReturn:

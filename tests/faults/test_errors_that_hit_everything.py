@@ -112,6 +112,13 @@ def test_an_actor_all_of_whose_groups_fail_is_replaced_and_its_split_scored_agai
     assert read_scores(str(tmp_path / "out"))["reward"].to_pylist() == lengths
 
 
+def test_an_actor_that_fails_on_half_of_its_groups_is_replaced_before_the_run_is_given_up(tmp_path: Path) -> None:
+    data, scorer = rows(60, candidates=4), faulty("HalfSickOnce", marker=str(tmp_path / "seen"))
+    manifest = score(tmp_path, data, scorer)
+    # Splits of two groups, of which one fails: the thirteenth failed group is the first of a new process.
+    assert manifest.counts["statuses"] == {"": {"error": 48, "ok": 192}}
+
+
 def test_errors_beyond_the_limit_stop_the_run_and_a_higher_limit_lets_it_go_on(tmp_path: Path) -> None:
     data = rows(120)
     for row in data[1::2]:

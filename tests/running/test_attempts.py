@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from polar_ray.running.attempts import AttemptLog
+from polar_ray.running.attempts import AttemptLog, Failures
 from polar_ray.running.folder import RunFolder
 
 
@@ -27,7 +27,7 @@ def test_an_attempt_that_never_came_back_is_a_death(log: AttemptLog) -> None:
 def test_a_split_that_was_finished_starts_anew(log: AttemptLog) -> None:
     log.begin("s")
     log.begin("s")
-    log.finish("s")
+    log.finish("s", "polar", 0, rewarded=True)
     assert log.begin("s").deaths == 0
 
 
@@ -63,8 +63,8 @@ def test_a_death_after_every_group_survived_alone_is_counted_apart(log: AttemptL
 
 def test_finishing_a_split_twice_does_no_harm(log: AttemptLog) -> None:
     log.begin("s")
-    log.finish("s")
-    log.finish("s")
+    log.finish("s", "polar", 0, rewarded=True)
+    log.finish("s", "polar", 0, rewarded=True)
     assert log.begin("s").deaths == 0
 
 
@@ -91,37 +91,72 @@ def test_the_first_actor_of_a_scorer_says_how_much_is_packed_together_and_a_resu
     assert AttemptLog(folder).agree("polar", 16384) == 4096
 
 
+def whole(failed: int = 6) -> Failures:
+    """Those of a process that fails on all of its first split."""
+    return Failures(failed, failed, failed, failed)
+
+
+def partial(failed_ever: int, tried_ever: int) -> Failures:
+    """Those of a process that has failed on half of its last twenty candidates."""
+    return Failures(10, 20, failed_ever, tried_ever)
+
+
+def failing(log: AttemptLog, split: str, scorer: str = "polar") -> bool:
+    """Whether a process that fails on all of a split is replaced; the next one fails on it too."""
+    replaced = log.replace(split, scorer, whole())
+    assert not (replaced and log.replace(split, scorer, whole()))
+    log.finish(split, scorer, 6, rewarded=False)
+    return replaced
+
+
 def test_a_process_that_fails_on_all_of_a_split_is_replaced_once_for_it(log: AttemptLog) -> None:
     log.begin("s")
-    assert log.replace("s", "polar")
+    assert log.replace("s", "polar", whole())
     # Its end was ordered, so it is no death of the split's.
     assert log.begin("s").deaths == 0
-    assert not log.replace("s", "polar")
+    assert not log.replace("s", "polar", whole())
 
 
 def test_a_scorer_whose_new_processes_fare_no_better_is_not_replaced_any_more(log: AttemptLog) -> None:
-    for split in ("a", "b", "c"):
-        assert log.replace(split, "polar")
-        assert not log.replace(split, "polar")
-        log.finish(split)
-    assert not log.replace("d", "polar")
-    assert log.replace("d", "length")
+    assert [failing(log, split) for split in "abcd"] == [True, True, True, False]
+    assert failing(log, "d", "length")
 
 
 def test_a_scorer_that_gives_rewards_again_has_its_failing_processes_replaced_again(log: AttemptLog) -> None:
-    for split in ("a", "b", "c"):
-        assert log.replace(split, "polar")
-        assert not log.replace(split, "polar")
-        log.finish(split)
+    assert [failing(log, split) for split in "abc"] == [True, True, True]
     # Another scorer's rewards, and a split that nobody could score, say nothing about this one.
-    log.finish("x", "length")
-    log.finish("y")
-    assert not log.replace("d", "polar")
-    log.finish("d")
-    log.finish("e", "polar")
+    log.finish("x", "length", 0, rewarded=True)
+    log.finish("y", "polar", 0, rewarded=False)
+    assert not failing(log, "d")
+    log.finish("e", "polar", 0, rewarded=True)
     # A sick actor beside a sound one does not become a sink after three splits that are bad themselves.
-    for split in ("f", "g", "h"):
-        assert log.replace(split, "polar")
-        assert not log.replace(split, "polar")
-        log.finish(split)
-    assert not log.replace("i", "polar")
+    assert [failing(log, split) for split in "fghi"] == [True, True, True, False]
+
+
+def test_a_process_that_fails_on_many_groups_is_replaced_though_it_scores_the_others(log: AttemptLog) -> None:
+    assert not log.replace("a", "polar", partial(49, 98))
+    assert not log.replace("a", "polar", partial(60, 1200))
+    assert log.replace("a", "polar", partial(60, 1199))
+    assert not log.replace("a", "polar", partial(10, 20))
+
+
+def test_while_it_is_not_known_whether_that_helps_no_other_process_is_replaced_for_it(log: AttemptLog) -> None:
+    assert log.replace("a", "polar", partial(50, 100))
+    assert not log.replace("b", "polar", partial(50, 100))
+    assert log.replace("c", "length", partial(50, 100))
+    log.finish("a", "polar", 4, rewarded=True)
+    assert log.replace("b", "polar", partial(50, 100))
+
+
+def test_where_errors_are_the_datas_new_processes_become_rarer_and_rarer(log: AttemptLog) -> None:
+    for split, needed in (("a", 50), ("b", 100), ("c", 200)):
+        assert not log.replace(split, "polar", partial(needed - 1, 2 * needed))
+        assert log.replace(split, "polar", partial(needed, 2 * needed))
+        # Errors come and go with some scorers: less than half of them gone is no help.
+        log.finish(split, "polar", 9, rewarded=True)
+    # A split that all actors score well says nothing of those that they do not.
+    log.finish("d", "polar", 0, rewarded=True)
+    assert not log.replace("e", "polar", partial(399, 800))
+    assert log.replace("e", "polar", partial(400, 800))
+    log.finish("e", "polar", 0, rewarded=True)
+    assert log.replace("f", "polar", partial(50, 100))
