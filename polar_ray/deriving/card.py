@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from polar_ray.deriving.derived_folder import DerivedManifest, Parent
+from polar_ray.deriving.features import features
 from polar_ray.deriving.ledger import REASONS
 from polar_ray.recipe.derive import DeriveRecipe
 
@@ -16,11 +18,11 @@ _WHAT = {
 }
 
 
-def card(recipe: DeriveRecipe, manifest: DerivedManifest) -> str:
-    """Returns the card of a derived dataset."""
+def card(recipe: DeriveRecipe, manifest: DerivedManifest, schema: pa.Schema | None) -> str:
+    """Returns the card of a derived dataset; ``schema`` is that of its rows, unless nothing was read at all."""
     title = recipe.card.title or recipe.name
     counts = manifest.counts
-    front = yaml.safe_dump(_front_matter(recipe, manifest), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(_front_matter(recipe, manifest, schema), sort_keys=False, allow_unicode=True)
     ledger = _table(
         ("reason", "prompts", "what it means"),
         [(f"`{reason}`", f"{count:,}", REASONS[reason]) for reason, count in manifest.ledger.items()],
@@ -76,7 +78,7 @@ def _run(run: Parent) -> str:
     )
 
 
-def _front_matter(recipe: DeriveRecipe, manifest: DerivedManifest) -> dict[str, Any]:
+def _front_matter(recipe: DeriveRecipe, manifest: DerivedManifest, schema: pa.Schema | None) -> dict[str, Any]:
     # Without rows there is one file, which has the columns.
     sides = [side for side in ("train", "validation") if manifest.counts[side]] or ["train"]
     rows = manifest.counts["rows"]
@@ -88,6 +90,8 @@ def _front_matter(recipe: DeriveRecipe, manifest: DerivedManifest) -> dict[str, 
     front["tags"] = ["polar-ray", manifest.task.replace("_", "-"), *recipe.card.tags]
     front["size_categories"] = [next((name for bound, name in _SIZES if rows < bound), "n>1M")]
     files = [{"split": side, "path": f"data/{side}/*.{recipe.files.format}"} for side in sides]
+    if recipe.files.format == "jsonl" and schema is not None and (told := features(schema)) is not None:
+        front["dataset_info"] = {"features": told}
     front["configs"] = [{"config_name": "default", "data_files": files}]
     return front
 

@@ -128,6 +128,7 @@ def _derive(
         writers = {side: writer(f"data/{side}", files.format, files.shard_rows) for side in (TRAIN, VALIDATION)}
         ledger = writer("ledger", "parquet", LEDGER_ROWS)
         schema: pa.Schema | None = None
+        empty: pa.Table | None = None
         for done, derived in enumerate(workers.over(partial(derive_unit, work), units), 1):
             total.add(derived)
             if total.missing and recipe.run.missing == "error":
@@ -135,15 +136,15 @@ def _derive(
                 continue
             for side, rows in derived.rows.items():
                 writers[side].write(rows)
-                schema = rows.schema
+                schema, empty = derived.schema, rows.slice(0, 0)
                 total.rows[side] += rows.num_rows
             ledger.write(derived.ledger)
             if lease.taken_over:
                 lease.check()
             if progress is not None:
                 progress(done, len(units))
-        if schema is not None and not sum(total.rows.values()):
-            writers[TRAIN].write_empty(schema)
+        if empty is not None and not sum(total.rows.values()):
+            writers[TRAIN].write_empty(empty)
         if total.missing and recipe.run.missing == "error":
             folder.delete_joined()
             raise _not_joined(recipe, total.missing)
@@ -168,7 +169,7 @@ def _derive(
     storage = folder.storage
     lease.check()
     folder.delete_joined()
-    storage.write_atomic(folder.join("README.md"), card(recipe, manifest).encode())
+    storage.write_atomic(folder.join("README.md"), card(recipe, manifest, schema).encode())
     if recipe.export.kind == "llama_factory":
         sides = [side for side in (TRAIN, VALIDATION) if total.rows[side]]
         info = msgspec.json.format(msgspec.json.encode(dataset_info(recipe.name, recipe.task, sides)))

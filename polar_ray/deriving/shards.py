@@ -62,11 +62,11 @@ class ShardWriter:
             if self._shard.rows == self._shard_rows:
                 self._finish(self._shard)
 
-    def write_empty(self, schema: pa.Schema) -> None:
-        """Writes a file without rows, so that who opens the dataset finds its columns and not nothing."""
+    def write_empty(self, empty: pa.Table) -> None:
+        """Writes a file without rows, so that who opens the dataset finds the columns of a table and not nothing."""
         assert not self.files, "there are rows"
         self._shard = self._next()
-        self._shard.write(schema.empty_table())
+        self._shard.write(empty)
         self._finish(self._shard)
 
     def _next(self) -> "_Shard":

@@ -58,6 +58,7 @@ class Derived:
     """What came of one unit.
 
     Attributes:
+        schema: Of the rows, whatever they are encoded as.
         rows: The rows of ``train`` and ``validation``; for JSON lines, one binary column with encoded lines.
         ledger: The prompts that gave nothing, with ``LEDGER_SCHEMA``.
         prompts: Prompts read.
@@ -70,6 +71,7 @@ class Derived:
         missing: What joined tables lack.
     """
 
+    schema: pa.Schema
     rows: dict[str, pa.Table]
     ledger: pa.Table
     prompts: int
@@ -95,7 +97,7 @@ def derive_unit(work: Work, unit: Unit) -> Derived:
             pairs = make_pairs(block, recipe.candidates, recipe.pairs, texts, seed=recipe.seed, fits=fits)
             shaped = shape_pairs(PairRows(block, pairs, texts), recipe.export, provenance=recipe.files.provenance)
             rows = _split(shaped, pairs.group, texts, recipe)
-            made = _derived(block, rows, pairs.group, pairs.ledger, pairs.removed_candidates, missing)
+            made = _derived(block, shaped.schema, rows, pairs.group, pairs.ledger, pairs.removed_candidates, missing)
             return replace(made, removed_pairs=pairs.removed_pairs)
         if recipe.best_of_n:
             picks = best_of_n(block, recipe.candidates, recipe.best_of_n, texts, lowest=work.lowest, fits=fits)
@@ -104,7 +106,7 @@ def derive_unit(work: Work, unit: Unit) -> Derived:
             picks = label(block, recipe.candidates, recipe.labels, texts, fits=fits)
         shaped = shape_picks(PickRows(block, picks, texts), recipe.export, provenance=recipe.files.provenance)
         rows = _split(shaped, picks.group, texts, recipe)
-        made = _derived(block, rows, picks.group, picks.ledger, picks.removed_candidates, missing)
+        made = _derived(block, shaped.schema, rows, picks.group, picks.ledger, picks.removed_candidates, missing)
         return replace(made, curve=picks.curve)
 
 
@@ -170,6 +172,7 @@ def _usable_rewards(work: Work, unit: Unit) -> np.ndarray:
 
 def _derived(
     block: Block,
+    schema: pa.Schema,
     rows: dict[str, pa.Table],
     groups: np.ndarray,
     ledger: Ledger,
@@ -177,6 +180,7 @@ def _derived(
     missing: Mapping[str, Missing],
 ) -> Derived:
     return Derived(
+        schema=schema,
         rows=rows,
         ledger=ledger.table(block.prompt_ids, block.sizes),
         prompts=len(block),

@@ -340,16 +340,19 @@ def test_the_result_is_the_same_in_an_object_store(run: Path, tmp_path: Path, bu
         assert body == (tmp_path / "out" / file.path).read_bytes()
 
 
-def test_a_dataset_without_rows_has_a_file_with_its_columns(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_dataset_without_rows_has_a_file_and_columns(run: Path, tmp_path: Path, format: str) -> None:
     from datasets import load_dataset
 
+    full = derive(recipe(run, tmp_path / "full", pairs={}, files={"format": "parquet"}))
+    columns = pq.read_schema(tmp_path / "full" / full.files[0].path).names
     out = tmp_path / "out"
-    manifest = derive(recipe(run, out, pairs={"min_margin": 1e6}, files={"format": "parquet"}))
+    manifest = derive(recipe(run, out, pairs={"min_margin": 1e6}, files={"format": format}))
     assert manifest.counts["rows"] == 0
     assert [(file.path, file.rows) for file in manifest.files if file.path.startswith("data")] == [
-        ("data/train/part-00000.parquet", 0)
+        (f"data/train/part-00000.{format}", 0)
     ]
     # ``datasets`` reads a split without rows as a stream only.
     opened = load_dataset(str(out), streaming=True, split="train", cache_dir=str(tmp_path / "cache"))
-    assert opened.column_names == pq.read_schema(out / "data" / "train" / "part-00000.parquet").names
+    assert opened.column_names == columns
     assert list(opened) == []
