@@ -74,11 +74,12 @@ def recipe_of(name: str, options: dict[str, Any], *overrides: str, output: str |
     )
 
 
-def curation(options: dict[str, Any], name: str) -> CurateRecipe:
+def curation(options: dict[str, Any], name: str, *overrides: str) -> CurateRecipe:
     """Returns the recipe of a golden curation in the bucket."""
     data = json.loads((KEPT / "curation.json").read_text())
     output = {"path": f"s3://bucket/{name}", "storage_options": options}
-    return CurateRecipe.of({**data, "input": {**data["input"], "storage_options": options}, "output": output}, [])
+    data |= {"input": {**data["input"], "storage_options": options}, "output": output}
+    return CurateRecipe.of(data, [*overrides])
 
 
 def put_local(folder: Path) -> None:

@@ -74,7 +74,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         pending: What is to be finished first.
         datasets: What the latest version was derived by: a hash.
         last_tick: Name of the latest tick that was begun.
-        scorers: The settings of the scorers when the latest version was published: a hash; "" from earlier versions.
     """
 
     schema: int = SCHEMA
@@ -83,7 +82,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     pending: Pending | None = None
     datasets: str = ""
     last_tick: str = ""
-    scorers: str = ""
 
     @property
     def latest(self) -> Version | None:

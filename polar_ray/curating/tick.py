@@ -118,7 +118,7 @@ class Curation:
                 if work.makes_version:
                     if not work.shards:
                         # Where there is something to score, the run compares what the scorer is, not how it is set.
-                        mixture.refuse_set_otherwise(self._recipe, state)
+                        mixture.refuse_set_otherwise(self._out, self._recipe, state)
                     state = self._publish(state, work, lease)
                     published = state.latest
                 if gone := expired(state.versions, self._recipe.keep, self._clock()):
@@ -212,7 +212,6 @@ class Curation:
             versions=[*state.versions, version],
             datasets=self._datasets,
             last_tick=name,
-            scorers=mixture.settings_of(self._recipe),
         )
         lease.check()
         # This write is the publication: from now on the shards count as done.
@@ -318,8 +317,8 @@ class Curation:
             shown = paths if isinstance(paths, str) else ", ".join(paths)
             return Outcome("nothing", f"no shards in {shown} yet: nothing to do")
         text = f"no new shards: nothing to do; the latest version is {latest.name}"
-        if mixture.is_set_otherwise(self._recipe, state):
-            text += f". The scorer is set otherwise than when it was scored: {mixture.REMEDY}"
+        if changed := mixture.set_otherwise(self._out, self._recipe, state):
+            text += f". The scorer is set otherwise ({changed}) than when it was scored: {mixture.REMEDY}"
         return Outcome("nothing", text, latest.name)
 
     def _words(self, state: State) -> str:

@@ -199,6 +199,19 @@ def adapter_weights(folder: Path) -> Path:
     raise CheckpointError(f"{folder} has no {' or '.join(ADAPTER_WEIGHTS)}. Give the folder of a whole PEFT adapter.")
 
 
+def model_hashes(model: str, revision: str | None, adapter: str | None, adapter_revision: str | None) -> dict[str, str]:
+    """Returns the SHA-256 of every file that can change what a model does, by name; an adapter's in ``adapter/``.
+
+    Raises:
+        CheckpointError: The files cannot be found.
+    """
+    hashes = file_hashes(resolve(model, revision))
+    if adapter is not None:
+        adapted = adapter_hashes(resolve_adapter(adapter, adapter_revision))
+        hashes |= {f"adapter/{name}": digest for name, digest in adapted.items()}
+    return hashes
+
+
 def file_hashes(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 (hex) of each file that a score depends on: weights, config, tokenizer, template."""
     return {path.name: sha256_of(path) for path in scored_files(folder)}

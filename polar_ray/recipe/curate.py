@@ -10,7 +10,7 @@ from polar_ray.recipe.document import Document
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import Compute, Limits, Output, goes_with_the_job
-from polar_ray.recipe.scorers import AnyScorer
+from polar_ray.recipe.scorers import AnyScorer, ScorerConfig
 from polar_ray.recipe.selections import ScoreTable
 
 
@@ -82,6 +82,11 @@ class CurateRecipe(Document):
         self.scoring([], "/checked")
         return self
 
+    @property
+    def named_scorers(self) -> dict[str, ScorerConfig]:
+        """Scorers by the name that their columns carry; the name of a single scorer is empty."""
+        return {"": self.scorer} if self.scorer is not None else dict(self.scorers)
+
     def scoring(self, paths: list[str], output: str) -> Recipe:
         """Returns the recipe that scores some shards into a folder."""
         return Recipe.of(
@@ -111,18 +116,6 @@ class CurateRecipe(Document):
     def policies(self) -> dict[str, dict[str, Any]]:
         """Returns what decides the datasets of a version, by name, wherever they are."""
         return {name: part.policy_as(self._dataset(name)) for name, part in self.derive.items()}
-
-    def scorer_settings(self) -> dict[str, dict[str, Any]]:
-        """Returns the settings of the scorers that can matter to a reward and are not at their defaults, by name.
-
-        So those of an earlier version are the same, though it knew fewer.
-        """
-        unimportant = {"device", "token_budget", "self_check", "known_scores"}
-        scorers = {"": self.scorer} if self.scorer is not None else self.scorers
-        return {
-            name: {"kind": scorer.kind, **scorer.model_dump(mode="json", exclude_defaults=True, exclude=unimportant)}
-            for name, scorer in scorers.items()
-        }
 
     def _dataset(self, name: str) -> str:
         return f"{self.name}-{name}"

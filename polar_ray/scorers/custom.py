@@ -6,8 +6,8 @@ from importlib import import_module
 
 from polar_ray.errors import RecipeError
 from polar_ray.recipe.scorers import Custom
-from polar_ray.recipe.secrets import digest, hidden, revealed, secrets_in
-from polar_ray.scorers.fingerprint import SETTING
+from polar_ray.recipe.secrets import hidden, revealed, secrets_in
+from polar_ray.scorers.declared import declared
 from polar_ray.scorers.text_scorer import TextScorer
 
 
@@ -38,8 +38,7 @@ class CustomScorer:
         assert source is not None, "a class that was imported by its module's name has a file"
         with open(source, "rb") as file:
             code = hashlib.sha256(file.read()).hexdigest()
-        settings = {f"{SETTING}{name}": digest(value) for name, value in sorted(config.settings.items())}
-        return {"target": config.target, "code": code} | settings
+        return {"target": config.target, "code": code} | declared(config)
 
 
 def _find(config: Custom) -> type[TextScorer]:

@@ -8,6 +8,7 @@ from polar_ray.data.group import Group
 from polar_ray.data.status import Status
 from polar_ray.recipe.scorers import Length
 from polar_ray.scorers.base import CandidateScore, Scores
+from polar_ray.scorers.declared import declared
 from polar_ray.scorers.sight import Sight, score_seen
 
 
@@ -28,7 +29,7 @@ class LengthScorer:
     @staticmethod
     def fingerprint(config: Length) -> dict[str, str]:
         """Returns what can change a score, by name."""
-        return {"settings": config.model_dump_json(), "code": "length/1"}
+        return declared(config) | {"code": "length/1"}
 
     def score_table(self, groups: pa.Table, encoded: pa.Table | None = None) -> Scores:
         """Scores a table with ``GROUP_SCHEMA`` without making a Python object for a candidate."""

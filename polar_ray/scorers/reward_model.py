@@ -16,26 +16,16 @@ from polar_ray.engine.device import USUAL_ROUNDING
 from polar_ray.engine.engine import Engine
 from polar_ray.errors import DeviceLost, ScoringError
 from polar_ray.models.adapter import Adapter
-from polar_ray.models.checkpoint import adapter_hashes, file_hashes, resolve, resolve_adapter
+from polar_ray.models.checkpoint import model_hashes, resolve, resolve_adapter
 from polar_ray.models.loaded import LoadedModel
 from polar_ray.recipe.scorers import References, RewardModel
 from polar_ray.scorers.base import CandidateScore, Scores, error_text
+from polar_ray.scorers.declared import declared
 from polar_ray.scorers.encoded import candidate_counts, id_lists
 from polar_ray.scorers.reward_encoder import RewardModelEncoder
 from polar_ray.scorers.self_check import check_scorer
 from polar_ray.scorers.sight import Sight, seen
 from polar_ray.terminal import printable
-
-SETTINGS_WITHOUT_EFFECT = frozenset(
-    {
-        *("model", "revision", "adapter", "adapter_revision", "device", "token_budget"),
-        *("self_check", "known_scores", "kind"),
-    }
-)
-"""Settings that are left out of the fingerprint: they cannot change a score by more than rounding.
-
-The files of the model and of its adapter are in it by their hashes, so their names are not.
-"""
 
 logger = logging.getLogger(__name__)
 
@@ -119,15 +109,10 @@ class RewardModelScorer(ABC):
         Raises:
             CheckpointError: The model's files cannot be found.
         """
-        chosen = config.model_dump(mode="json", exclude=SETTINGS_WITHOUT_EFFECT)
-        folder = resolve(config.model, config.revision)
-        hashes = file_hashes(folder)
-        if config.adapter is not None:
-            adapter = adapter_hashes(resolve_adapter(config.adapter, config.adapter_revision))
-            hashes |= {f"adapter/{name}": digest for name, digest in adapter.items()}
+        hashes = model_hashes(config.model, config.revision, config.adapter, config.adapter_revision)
         return (
             {"kind": config.kind, "scoring_code": cls.scoring_code}
-            | {f"setting:{name}": str(value) for name, value in sorted(chosen.items())}
+            | declared(config)
             | {f"file:{name}": digest for name, digest in hashes.items()}
         )
 

@@ -9,6 +9,7 @@ from polar_ray.data.group import Candidate, Group
 from polar_ray.data.status import Status
 from polar_ray.recipe.scorers import TextCloseness
 from polar_ray.scorers.base import CandidateScore
+from polar_ray.scorers.declared import declared
 from polar_ray.scorers.final_answer import candidate_answer, reference_answer
 from polar_ray.scorers.math_verifier import MathVerifier, Verdict
 from polar_ray.scorers.sight import Sight
@@ -60,13 +61,9 @@ class TextClosenessScorer(TextScorer):
     @staticmethod
     def fingerprint(config: TextCloseness) -> dict[str, str]:
         """Returns what can change a score, by name: settings, scoring code and the libraries that compare answers."""
-        settings = config.model_dump(mode="json", exclude={"kind"})
-        # Came later; at its default it says nothing, as in the fingerprints of the versions before it.
-        if config.group_timeout_s == TextCloseness.model_fields["group_timeout_s"].default:
-            del settings["group_timeout_s"]
         return (
             {"kind": config.kind, "scoring_code": SCORING_CODE, "unicode": unidata_version}
-            | {f"setting:{name}": str(value) for name, value in sorted(settings.items())}
+            | declared(config)
             | {f"library:{name}": version(name) for name in _LIBRARIES}
         )
 

@@ -30,6 +30,7 @@ from polar_ray.curating.tick import Curation
 from polar_ray.curating.versions import latest_version
 from polar_ray.data.scores import read_scores
 from polar_ray.deriving.derive import derive
+from polar_ray.errors import ScorerChanged
 from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.running.manifest import Manifest
 from polar_ray.running.retry import retry
@@ -255,6 +256,18 @@ def test_an_old_curation_has_nothing_to_do_until_there_is_a_new_shard(server: Bu
     assert sorted(now) == [f"p{number:02d}" for number in range(8)]
     # The prompts are those of the run over all of them, by the same scorer.
     assert now == {prompt: values for prompt, values in old_rewards("closeness").items() if prompt in now}
+
+
+def test_an_old_curation_whose_scorer_is_set_otherwise_publishes_nothing(server: Bucket) -> None:
+    put_back(server, "curated")
+    policy = "derive.pairs.pairs.min_margin=0.02"
+    changed = curation(server.options, "curated", policy, "scorer.references=mean")
+    with pytest.raises(ScorerChanged, match=r"set otherwise \(scorer\.references\) than when the 2 shards"):
+        Curation(changed, clock=lambda: CLOCK + 7200).tick()
+    assert json.loads(server.get("curated/latest.json"))["version"] == place("{latest}")
+    # A setting that came later is at its default, and another policy is no other scorer.
+    same = curation(server.options, "curated", policy, "scorer.group_timeout_s=30")
+    assert Curation(same, clock=lambda: CLOCK + 10800).tick().kind == "published"
 
 
 def test_a_tick_of_an_old_curation_that_was_interrupted_is_finished(server: Bucket, embedded_ray: None) -> None:
