@@ -22,7 +22,7 @@ from polar_ray.engine.rank import PackedForward, PlainForward, Setup, join
 from polar_ray.engine.row import Row
 from polar_ray.engine.shards import Group, check_splits, part, set_part, sum_outputs
 from polar_ray.errors import DeviceLost
-from polar_ray.subprocesses import environment, python
+from polar_ray.subprocesses.start import environment, python
 
 _LOOK_S = 0.1
 """Seconds between looks at the children."""

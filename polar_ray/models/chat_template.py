@@ -4,27 +4,34 @@ Chat templates are Jinja programs that come with a checkpoint. The variables, fu
 settings that they may rely on are those of transformers' ``apply_chat_template``:
 https://huggingface.co/docs/transformers/main/en/chat_templating_writing
 
-A template is run in Jinja's sandbox. What it prints must depend on the conversation alone, since the same score
+A template is run in Jinja's sandbox, in a process whose time and memory are limited: the sandbox keeps a program from
+reaching out, not from going on for ever. What it prints must depend on the conversation alone, since the same score
 has to come out tomorrow: the clock (``strftime_now``) and the ``random`` filter are refused.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, NoReturn
-
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any
 
 from polar_ray.data.group import Message
 from polar_ray.errors import TokenizerError
+from polar_ray.models.rendering import Outcome, Template, pack_request, unpack_answer
+from polar_ray.subprocesses.limited import Ended, LimitedProcess
 
+SECONDS = 5.0
+"""Seconds of processor time for one request; an honest template takes less than a hundredth of that."""
+OVERRUN_S = 30.0
+"""Seconds of processor time that conversations beyond ``SECONDS`` may take of those that are rendered together."""
+MEMORY_BYTES = 2 * 2**30
+"""Bytes of addresses that the process may have; without a conversation it takes a tenth of a GiB."""
+_MOST, _MOST_CHARACTERS = 128, 1_000_000
+"""Conversations in one request, and their characters, unless one alone has more."""
 _TRIAL = (Message("user", "What is two plus two?"), Message("assistant", "Two plus two is four."))
 _SYSTEM = Message("system", "Answer briefly.")
+
+Conversation = Sequence[Message]
 
 
 class ChatTemplate:
@@ -38,7 +45,7 @@ class ChatTemplate:
 
     Raises:
         TokenizerError: The template is not valid Jinja, cannot render a question with its answer, leaves the
-            answer out, or depends on today's date or on chance.
+            answer out, goes beyond its limits, or depends on today's date or on chance.
     """
 
     def __init__(
@@ -48,51 +55,71 @@ class ChatTemplate:
         kwargs = kwargs or {}
         if reserved := sorted({"messages", "add_generation_prompt"} & kwargs.keys()):
             raise TokenizerError(f"chat_template_kwargs sets {reserved[0]}, which the scorer sets itself. Remove it.")
-        self._variables = {"tools": None, "documents": None, **(variables or {}), **kwargs}
-        self._variables["strftime_now"] = _clock(kwargs.get("strftime_now"))
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        del environment.globals["lipsum"]  # Prints random text.
+        clock = {"strftime_now": _date(kwargs.get("strftime_now"))}
+        read: dict[str, Any] = {"tools": None, "documents": None, **(variables or {}), **kwargs, **clock}
         try:
-            tree = environment.parse(text)
-            self._template = environment.from_string(text)
-        except jinja2.TemplateError as error:
+            self._template = pickle.dumps(Template(text, read))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TokenizerError(
-                f"The chat template is not valid Jinja: {error}. Correct it, or set chat_template in the recipe."
+                f"chat_template_kwargs holds what a recipe could not say ({error}). Use texts, numbers, lists and maps."
             ) from error
-        if any(filtered.name == "random" for filtered in tree.find_all(nodes.Filter)):
-            raise TokenizerError(
-                "The chat template uses the filter 'random', so the same conversation would get other scores in "
-                "another run. Set chat_template in the recipe to a template without it."
-            )
+        self._process = LimitedProcess("polar_ray.models.template_worker", SECONDS, MEMORY_BYTES)
         self._try()
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Conversation) -> str:
         """Returns the conversation as text, without a prompt for a further answer.
 
         Raises:
             TokenizerError: The template refuses this conversation (an unknown role, say, or roles that do not
-                alternate) or asks for today's date.
+                alternate), goes beyond its limits, or asks for today's date.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        (text,) = self.render_all([messages])
+        if isinstance(text, TokenizerError):
+            raise text
+        return text
+
+    def render_all(self, conversations: Sequence[Conversation]) -> list[str | TokenizerError]:
+        """Returns for each conversation what ``render`` returns or raises.
+
+        Those that take too long cost the others nothing, until they have taken ``OVERRUN_S`` seconds together: then
+        what was not rendered yet is an error.
+        """
+        overrun = _Overrun()
+        return [text for some in _requests(conversations) for text in self._rendered(some, overrun)]
+
+    def close(self) -> None:
+        """Ends the process in which the template runs. A later conversation starts another."""
+        self._process.close()
+
+    def _rendered(self, conversations: Sequence[Conversation], overrun: "_Overrun") -> list[str | TokenizerError]:
+        if overrun.seconds >= OVERRUN_S:
+            error = TokenizerError(
+                f"The chat template took more than {OVERRUN_S:g} s of processor time on conversations that it did not "
+                "come to an end with, so this one was not rendered."
+            )
+            return [error] * len(conversations)
         try:
-            return self._template.render(messages=turns, add_generation_prompt=False, **self._variables)
-        except _ClockRead as error:
+            answer = self._process.ask(pack_request(self._template, conversations))
+        except Ended as end:
+            overrun.seconds += SECONDS
+            if len(conversations) > 1 and end.started:
+                return [text for alone in conversations for text in self._rendered([alone], overrun)]
+            return [self._ended(end)] * len(conversations)
+        return [
+            text if outcome is Outcome.RENDERED else _error(outcome, text) for outcome, text in unpack_answer(answer)
+        ]
+
+    def _ended(self, end: Ended) -> TokenizerError:
+        if end.took_too_long:
+            return TokenizerError(
+                f"The chat template took more than {SECONDS:g} s of processor time on this conversation."
+            )
+        if not end.started:
             raise TokenizerError(
-                "The chat template asks for today's date, so the same conversation would get another score "
-                "tomorrow. Fix the date in chat_template_kwargs (date_string, where the template reads it, or "
-                "strftime_now: 'YYYY-MM-DD', for any template)."
-            ) from error
-        except jinja2.TemplateError as error:
-            raise TokenizerError(f"The chat template refuses this conversation: {error}") from error
-        except Exception as error:
-            # A template is a program from elsewhere: whatever it raises is about this conversation.
-            raise TokenizerError(
-                f"The chat template fails on this conversation: {type(error).__name__}: {error}"
-            ) from error
+                f"The process for chat templates ended with status {end.status} as it started; its message is on "
+                "standard error. Repair the installation of Jinja2."
+            ) from None
+        return TokenizerError(f"The chat template ended its process, with status {end.status}, on this conversation.")
 
     def _try(self) -> None:
         """Renders a question with its answer, with and without a system message, to refuse a bad template early."""
@@ -104,10 +131,11 @@ class ChatTemplate:
             )
         try:
             self.render((_SYSTEM, *_TRIAL))
-        except TokenizerError as error:
+        except _ClockRead:
+            raise
+        except TokenizerError:
             # Refusing a system message is a template's right (Gemma's does); reading the clock is not.
-            if isinstance(error.__cause__, _ClockRead):
-                raise
+            pass
 
 
 def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any], override: str | None) -> str:
@@ -145,47 +173,59 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any], overri
     return str(template)
 
 
-class _ClockRead(Exception):
+class _ClockRead(TokenizerError):
     """The template asked for the time."""
 
 
-class _Generation(Extension):
-    """``{% generation %} … {% endgeneration %}`` marks the assistant's text for training; here it prints it."""
+class _Overrun:
+    """What conversations took of the process without coming to an end."""
 
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
 
-def _clock(fixed: Any) -> Callable[[str], str]:
-    """Returns the function ``strftime_now`` that a template sees."""
-    if fixed is None:
-
-        def refuse(pattern: str) -> NoReturn:
-            raise _ClockRead(pattern)
-
-        return refuse
-    if not isinstance(fixed, date):
-        try:
-            fixed = datetime.fromisoformat(str(fixed))
-        except ValueError as error:
-            raise TokenizerError(
-                f"chat_template_kwargs.strftime_now is {fixed!r}. Write a date, such as '2024-07-26'."
-            ) from error
-    return fixed.strftime  # type: ignore[no-any-return]
+def _requests(conversations: Sequence[Conversation]) -> Iterator[Sequence[Conversation]]:
+    """Yields conversations in parts of a size at which one that fails costs little, and asking costs little."""
+    start, characters = 0, 0
+    for number, messages in enumerate(conversations):
+        size = sum(len(message.content) for message in messages)
+        if number > start and (number - start == _MOST or characters + size > _MOST_CHARACTERS):
+            yield conversations[start:number]
+            start, characters = number, 0
+        characters += size
+    if conversations:
+        yield conversations[start:]
 
 
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def _error(outcome: Outcome, text: str) -> TokenizerError:
+    if outcome is Outcome.CLOCK:
+        return _ClockRead(
+            "The chat template asks for today's date, so the same conversation would get another score "
+            "tomorrow. Fix the date in chat_template_kwargs (date_string, where the template reads it, or "
+            "strftime_now: 'YYYY-MM-DD', for any template)."
+        )
+    if outcome is Outcome.CHANCE:
+        return TokenizerError(
+            "The chat template uses the filter 'random', so the same conversation would get other scores in "
+            "another run. Set chat_template in the recipe to a template without it."
+        )
+    said = {
+        Outcome.INVALID: f"is not valid Jinja: {text}. Correct it, or set chat_template in the recipe.",
+        Outcome.REFUSED: f"refuses this conversation: {text}",
+        Outcome.FAILED: f"fails on this conversation: {text}",
+        Outcome.MEMORY: f"wants more than {MEMORY_BYTES / 2**30:g} GiB of memory for this conversation.",
+        Outcome.TOO_LONG: f"makes too long a text of this conversation: {text}.",
+    }
+    return TokenizerError(f"The chat template {said[outcome]}")
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _date(fixed: Any) -> date | None:
+    """Returns the date that a template gets when it asks for today's, or None where it may not."""
+    if fixed is None or isinstance(fixed, date):
+        return fixed
+    try:
+        return datetime.fromisoformat(str(fixed))
+    except ValueError as error:
+        raise TokenizerError(
+            f"chat_template_kwargs.strftime_now is {fixed!r}. Write a date, such as '2024-07-26'."
+        ) from error

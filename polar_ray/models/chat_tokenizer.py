@@ -65,6 +65,9 @@ _SPECIAL_NAMES = (
     "mask_token",
 )
 
+_LONGEST_ERROR = 1_000
+"""Characters of what a template says where it refuses a conversation."""
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -137,16 +140,42 @@ class ChatTokenizer:
         Raises:
             TokenizerError: The template refuses the conversation, or leaves out text of the answer.
         """
-        masked = [Message(self._mask(turn.role), self._mask(turn.content)) for turn in (*prompt, *answer)]
-        try:
-            rendered = self.template.render(masked)
-        except TokenizerError as error:
+        [[rendered]] = self.render_groups([[(prompt, answer)]])
+        if isinstance(rendered, TokenizerError):
+            raise rendered
+        return rendered
+
+    def render_groups(
+        self, groups: Sequence[Sequence[tuple[Sequence[Message], Sequence[Message]]]]
+    ) -> list[list[str | TokenizerError]]:
+        """Returns what ``render`` returns or raises for each conversation, a prompt and an answer, by group."""
+        masked = [self._masked(group) for group in groups]
+        texts = iter(self.template.render_all([(*prompt, *answer) for group in masked for prompt, answer in group]))
+        return [[self._checked(next(texts), answer) for _, answer in group] for group in masked]
+
+    def _masked(
+        self, group: Sequence[tuple[Sequence[Message], Sequence[Message]]]
+    ) -> list[tuple[list[Message], list[Message]]]:
+        prompts: dict[int, list[Message]] = {}
+        masked = []
+        for prompt, answer in group:
+            # Candidates have one prompt in common.
+            if id(prompt) not in prompts:
+                prompts[id(prompt)] = self._masked_turns(prompt)
+            masked.append((prompts[id(prompt)], self._masked_turns(answer)))
+        return masked
+
+    def _masked_turns(self, turns: Sequence[Message]) -> list[Message]:
+        return [Message(self._mask(turn.role), self._mask(turn.content)) for turn in turns]
+
+    def _checked(self, rendered: str | TokenizerError, answer: Sequence[Message]) -> str | TokenizerError:
+        if isinstance(rendered, TokenizerError):
             # Masks differ from run to run, and errors are part of the score table.
-            raise TokenizerError(self._unmask(str(error))) from error
-        for turn in masked[len(prompt) :]:
+            return TokenizerError(_shortened(self._unmask(str(rendered))))
+        for turn in answer:
             shown = turn.content.rpartition("</think>")[2].strip()
             if shown not in rendered and _without_spaces(shown) not in _without_spaces(rendered):
-                raise TokenizerError(
+                return TokenizerError(
                     f"The chat template leaves out text of the candidate (role {self._unmask(turn.role)!r}). "
                     "Set chat_template in the recipe to one that prints such messages whole."
                 )
@@ -349,6 +378,10 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TokenizerError(f"{file} is not a JSON object. Download it again.")
     return content
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= _LONGEST_ERROR else f"{message[:_LONGEST_ERROR]} …"
 
 
 def _without_spaces(text: str) -> str:

@@ -1,6 +1,7 @@
 """The encoder of internlm2-*-reward: a conversation in the InternLM2 chat format, and the reward token."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,8 @@ def _check_chat_format(folder: Path) -> None:
     if template is None:
         return
     conversation = [Message("system", "a"), Message("user", "b"), Message("assistant", "c")]
-    rendered = ChatTemplate(template, {"bos_token": "<s>", "eos_token": "</s>"}).render(conversation)
+    with closing(ChatTemplate(template, {"bos_token": "<s>", "eos_token": "</s>"})) as own:
+        rendered = own.render(conversation)
     turns = [f"<|im_start|>{message.role}\n{message.content}<|im_end|>\n" for message in conversation]
     if rendered != (expected := "<s>" + "".join(turns)):
         raise TokenizerError(

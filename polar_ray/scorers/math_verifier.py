@@ -2,17 +2,12 @@
 
 import json
 import re
-import signal
-import subprocess
-import threading
-import weakref
-from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from polar_ray.data.status import Status
 from polar_ray.errors import ScoringError
-from polar_ray.subprocesses import environment, python
+from polar_ray.subprocesses.limited import Ended, LimitedProcess
 
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d{1,6})?")
 _MOST_CHARACTERS = 15
@@ -45,9 +40,7 @@ class MathVerifier:
     kernel ends when one comparison has used ``timeout_s`` seconds of processor time. So it works from any thread, a
     hang is told from a wrong answer, and a busy machine does not turn answers into timeouts.
 
-    The process starts with the first comparison that needs it and ends with ``close``, with this object, or with the
-    process that made it. It is a plain subprocess rather than a ``multiprocessing`` one, which would import the user's
-    main module again.
+    The process starts with the first comparison that needs it.
 
     Args:
         timeout_s: Seconds of processor time for one comparison.
@@ -57,9 +50,7 @@ class MathVerifier:
     def __init__(self, timeout_s: float, memory_bytes: int = MEMORY_BYTES) -> None:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
-        self._lock = threading.Lock()
-        self._worker: subprocess.Popen[str] | None = None
-        self._finalizer: weakref.finalize[..., MathVerifier] | None = None
+        self._process = LimitedProcess("polar_ray.scorers.math_worker", timeout_s, memory_bytes)
 
     def is_expression(self, gold: str) -> Verdict:
         """Returns whether math-verify finds an expression in a reference answer.
@@ -84,81 +75,30 @@ class MathVerifier:
 
     def close(self) -> None:
         """Ends math-verify's process, if there is one. A later comparison starts another."""
-        with self._lock:
-            self._end()
+        self._process.close()
 
     def _ask(self, request: list[str]) -> Verdict:
-        status = 0
-        # A process that died of something else than its time limit, perhaps while it was idle, gets a second try.
-        for _ in range(2):
-            with self._lock:
-                worker = self._worker or self._start()
-                line = _exchange(worker, json.dumps(request))
-                if line:
-                    answer = json.loads(line)
-                    if answer["holds"] is None:
-                        message = f"math-verify wanted more than {self._memory_bytes / 2**30:.3g} GiB of memory"
-                        return Verdict(False, Status.ERROR, message, answer["seconds"])
-                    return Verdict(answer["holds"], seconds=answer["seconds"])
-                status = worker.wait()
-                self._end()
-            if status == -signal.SIGPROF:
-                message = f"math-verify took more than {self._timeout_s:g} s of processor time"
-                return Verdict(False, Status.TIMEOUT, message, self._timeout_s)
-        message = f"math-verify's process ended with status {status} on {request!r:.200}"
-        return Verdict(False, Status.ERROR, message)
+        try:
+            answer = json.loads(self._process.ask(json.dumps(request).encode()))
+        except Ended as end:
+            return self._broken_down(end, request)
+        if answer["holds"] is None:
+            message = f"math-verify wanted more than {self._memory_bytes / 2**30:.3g} GiB of memory"
+            return Verdict(False, Status.ERROR, message, answer["seconds"])
+        return Verdict(answer["holds"], seconds=answer["seconds"])
 
-    def _start(self) -> "subprocess.Popen[str]":
-        worker = subprocess.Popen(
-            python("polar_ray.scorers.math_worker", str(self._timeout_s), str(self._memory_bytes)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="ascii",
-            env=environment(),
-            # A session of its own, so that Ctrl-C in a terminal does not reach it before its owner has finished.
-            start_new_session=True,
-        )
-        self._worker = worker
-        self._finalizer = weakref.finalize(self, _stop, worker)
-        assert worker.stdout is not None
-        if worker.stdout.readline() != "ready\n":
-            status = worker.wait()
-            self._end()
+    def _broken_down(self, end: Ended, request: list[str]) -> Verdict:
+        if end.took_too_long:
+            message = f"math-verify took more than {self._timeout_s:g} s of processor time"
+            return Verdict(False, Status.TIMEOUT, message, self._timeout_s)
+        if not end.started:
             raise ScoringError(
-                f"math-verify's process ended with status {status} as it started; its message is on standard error. "
-                "Repair the math-verify installation, or set `math: false` in the text_closeness scorer."
-            )
-        return worker
-
-    def _end(self) -> None:
-        if self._finalizer is not None:
-            self._finalizer()
-        self._worker = None
+                f"math-verify's process ended with status {end.status} as it started; its message is on standard "
+                "error. Repair the math-verify installation, or set `math: false` in the text_closeness scorer."
+            ) from None
+        message = f"math-verify's process ended with status {end.status} on {request!r:.200}"
+        return Verdict(False, Status.ERROR, message)
 
 
 def _is_plain(answer: str) -> bool:
     return len(answer) <= _MOST_CHARACTERS and _PLAIN_NUMBER.fullmatch(answer) is not None
-
-
-def _exchange(worker: "subprocess.Popen[str]", line: str) -> str:
-    """Writes a line to a worker and returns the line it answers; empty where it ended instead."""
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    try:
-        worker.stdin.write(line + "\n")
-        worker.stdin.flush()
-    except BrokenPipeError:
-        return ""
-    return worker.stdout.readline()
-
-
-def _stop(worker: "subprocess.Popen[str]") -> None:
-    worker.kill()
-    worker.wait()
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdout.close()
-    # What was still to be written has no reader any more.
-    with suppress(BrokenPipeError):
-        worker.stdin.close()

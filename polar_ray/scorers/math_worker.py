@@ -1,26 +1,20 @@
-"""The process in which math-verify runs; ``math_verifier`` starts it and talks to it.
+"""The process in which math-verify runs; ``math_verifier`` starts it and asks it.
 
-It reads one JSON list per line, ``[gold]`` or ``[gold, answer]``, and writes one JSON object per line: ``holds``,
-whether the gold text holds an expression or the answer equals it, null where that wanted too much memory, and
-``seconds`` of processor time. A computation that takes more of that than the first argument says (seconds) ends the
-process by SIGPROF, which no code in it can hold up or swallow; the second argument says how many bytes of addresses the
-process may have. math-verify swallows exceptions, MemoryError too, and answers no; it logs them, and there they are
-seen.
+A request is a JSON list, ``[gold]`` or ``[gold, answer]``, and an answer a JSON object: ``holds``, whether the gold
+text holds an expression or the answer equals it, null where that wanted too much memory, and ``seconds`` of processor
+time. math-verify swallows exceptions, MemoryError too, and answers no; it logs them, and there they are seen.
 """
 
 import json
 import logging
-import os
-import resource
-import signal
-import sys
 import time
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 # math-verify calls SymPy, which takes half a second to import: this process is the only one that does so.
 from math_verify import parse, verify
+
+from polar_ray.subprocesses.serve import serve
 
 
 @lru_cache(maxsize=1024)
@@ -55,25 +49,16 @@ class _Memory(logging.Handler):
 
 def main() -> None:
     """Answers requests until standard input ends."""
-    seconds, most_bytes = float(sys.argv[1]), int(sys.argv[2])
-    # Some systems, macOS among them, do not limit addresses.
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
     memory = _Memory()
     logging.basicConfig(level=logging.DEBUG, handlers=[memory], force=True)
-    # The grammar's runtime prints to standard output, which must carry answers only.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    answers.write("ready\n")
-    answers.flush()
-    for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        memory.ran_out, started = False, time.process_time()
+
+    def answered(request: bytes) -> bytes:
+        memory.ran_out, started, holds = False, time.process_time(), False
         try:
-            holds = answer(json.loads(line))
+            holds = answer(json.loads(request))
         except MemoryError:
             memory.ran_out = True
-        signal.setitimer(signal.ITIMER_PROF, 0)
         spent = time.process_time() - started
-        answers.write(json.dumps({"holds": None if memory.ran_out else holds, "seconds": spent}) + "\n")
-        answers.flush()
+        return json.dumps({"holds": None if memory.ran_out else holds, "seconds": spent}).encode()
+
+    serve(answered)

@@ -86,19 +86,13 @@ class SequenceClassifierEncoder(RewardModelEncoder):
 
     def _encode_groups(self, groups: Sequence[Sequence[_Conversation]]) -> list[list[np.ndarray | TokenizerError]]:
         """Returns the ids of conversations that begin with the same prompt, by group, or why there are none."""
-        rendered = [[self._render(prompt, answer) for prompt, answer in group] for group in groups]
+        rendered = self.tokenizer.render_groups(groups)
         texts = [[text for text in group if isinstance(text, str)] for group in rendered]
         ids = [iter(encoded) for encoded in self.tokenizer.encode_groups(texts)]
         return [
             [next(encoded) if isinstance(text, str) else text for text in group]
             for group, encoded in zip(rendered, ids, strict=True)
         ]
-
-    def _render(self, prompt: Sequence[Message], answer: Sequence[Message]) -> str | TokenizerError:
-        try:
-            return self.tokenizer.render(prompt, answer)
-        except TokenizerError as error:
-            return error
 
     def _cut(self, prompt: Sequence[Message], answer: Sequence[Message]) -> np.ndarray | TokenizerError | None:
         """Returns the ids with the fewest turns dropped that fit, or None where the last turn alone does not."""

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from polar_ray.data.status import Status
 from polar_ray.errors import ScoringError
-from polar_ray.scorers import math_verifier
 from polar_ray.scorers.math_verifier import MathVerifier, Verdict
+from polar_ray.subprocesses import limited
 
 PAIRS = json.loads((Path(__file__).parents[1] / "golden/math/pairs.json").read_text(encoding="utf-8"))["rows"]
 HANG = r"\boxed{9^{9^{9^{9}}}}"
@@ -131,7 +131,7 @@ def test_a_worker_that_was_killed_while_idle_is_replaced() -> None:
 
 def in_its_place(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Lets a program stand where math-verify's process would."""
-    monkeypatch.setattr(math_verifier, "python", lambda *_: [sys.executable, "-c", code])
+    monkeypatch.setattr(limited, "python", lambda *_: [sys.executable, "-c", code])
 
 
 def test_an_answer_that_kills_the_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def python(module: str, *arguments: str) -> list[str]:
     """
     # An empty path is the working folder of this process, which the other's need not be.
     paths = [path for path in sys.path if path and os.path.abspath(path) != os.getcwd()]
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return [sys.executable, "-c", _START.format(module=module), json.dumps([*paths, root]), *arguments]
 
 
