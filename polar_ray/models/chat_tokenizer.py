@@ -52,6 +52,7 @@ from tokenizers import Tokenizer
 from polar_ray.data.group import Message
 from polar_ray.errors import TokenizerError
 from polar_ray.models.chat_template import ChatTemplate, read_chat_template
+from polar_ray.models.clear_cuts import clear_cuts
 from polar_ray.models.control_tokens import is_control, read_tokenizer_config
 from polar_ray.models.damage import damage_of
 
@@ -112,15 +113,15 @@ class ChatTokenizer:
             for token in content["added_tokens"]
             if is_control(token["content"], special=token["special"]) or token["content"] in named.values()
         }
-        self._cut_before = [text for text in _clear_cuts(content["added_tokens"]) if text in self._control]
+        # None of these overlap, so the last one in a text is the last match.
+        self._cut_pattern = _any_of([text for text in clear_cuts(content["added_tokens"]) if text in self._control])
         longest_first = sorted(self._control, key=len, reverse=True)
-        # A pattern that matches nothing, for a tokenizer without control tokens.
-        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._control_pattern = _any_of(longest_first)
         self._is_control = np.zeros(1 + max(self._tokenizer.get_vocab().values()), bool)
         # Text that the vocabulary cannot spell becomes the unknown token, so its number says nothing.
         unknown = _unknown_token(content["model"])
         counted = [text for text in longest_first if text != unknown]
-        self._counted_pattern = re.compile("|".join(map(re.escape, counted)) or r"(?!)")
+        self._counted_pattern = _any_of(counted)
         self._is_control[[self._control[text] for text in counted]] = True
         # Nobody can guess these names, so no text contains them. Ids do not depend on them.
         nonce = f"{secrets.randbelow(10**15):015d}"
@@ -208,7 +209,7 @@ class ChatTokenizer:
         whole = [self._mask_pattern.search(text) is not None for text in texts]
         cuttable = [text for text, is_whole in zip(texts, whole, strict=True) if not is_whole]
         common = os.path.commonprefix(cuttable) if len(cuttable) > 1 else ""  # noqa: RUF071 (no paths)
-        cut = max((common.rfind(text) for text in self._cut_before), default=-1)
+        cut = max((match.start() for match in self._cut_pattern.finditer(common)), default=-1)
         return [
             (text,) if is_whole or cut <= 0 else (text[:cut], text[cut:])
             for text, is_whole in zip(texts, whole, strict=True)
@@ -299,23 +300,9 @@ def chat_template_hash(folder: Path, chat_template: str | None) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def _clear_cuts(added: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the added tokens before which a text can be cut without a change of its ids, as the module says."""
-    if any(token["single_word"] for token in added):
-        return []
-    texts = [token["content"] for token in added]
-    ends = {text[start:] for text in texts for start in range(1, len(text))}
-    return [
-        text
-        for token in added
-        if (text := token["content"])
-        and not token["lstrip"]
-        and not token["normalized"]
-        # A token before it that takes spaces to its right (rstrip) finds none.
-        and not text[0].isspace()
-        and not any(text[:size] in ends for size in range(1, len(text) + 1))
-        and not any(text in other[1:] or (other.startswith(text) and other != text) for other in texts)
-    ]
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    """Returns a pattern that finds each of the texts, or nothing where there are none."""
+    return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
 
 def _build(tokenizer_json: Mapping[str, Any]) -> Tokenizer:

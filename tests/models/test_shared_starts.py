@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from polar_ray.data.group import Message
 from polar_ray.models.chat_tokenizer import ChatTokenizer
+from polar_ray.models.clear_cuts import clear_cuts
 from polar_ray.models.sentencepiece_tokenizer import SentencePieceTokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -212,6 +213,32 @@ def added(text: str, **changes: bool) -> dict[str, Any]:
 def test_a_text_is_cut_only_before_a_token_that_nothing_reaches_across(
     tokens: list[dict[str, Any]], expected: list[str]
 ) -> None:
-    from polar_ray.models.chat_tokenizer import _clear_cuts
+    assert clear_cuts(tokens) == expected
 
-    assert _clear_cuts(tokens) == expected
+
+def cuts_by_pairs(texts: list[str]) -> list[str]:
+    """Returns the texts before which one may cut, by the definition: each text is held against each."""
+    return [
+        text
+        for text in texts
+        if text
+        and not text[0].isspace()
+        and not any(text.startswith(other[start:]) for other in texts for start in range(1, len(other)))
+        and not any(text in other[1:] or (other.startswith(text) and other != text) for other in texts)
+    ]
+
+
+@given(st.lists(st.text(alphabet="ab<", max_size=6), max_size=8))
+@example(["aa", "aab", "baab"])
+@example(["abab", "ba", "b"])
+@settings(max_examples=1000, deadline=None)
+def test_cuts_are_those_that_comparing_each_pair_of_tokens_finds(texts: list[str]) -> None:
+    assert clear_cuts([added(text) for text in texts]) == cuts_by_pairs(texts)
+
+
+def test_a_tokenizer_may_have_thousands_of_added_tokens_and_long_ones() -> None:
+    # Pair by pair the first takes minutes; ending by ending the second takes gigabytes.
+    texts = [f"<unused{n}>" for n in range(50_000)]
+    assert clear_cuts([added(text) for text in texts]) == texts
+    long = ["a" * 100_000 + "b", "c" * 100_000]
+    assert clear_cuts([added(text) for text in long]) == long[:1]
