@@ -105,7 +105,8 @@ class Limits(StorageLimits):
         max_attempts: Times that a group may kill its process before it is set aside as ``crashed``.
         no_progress_s: Seconds without any split moving on after which the run ends with ``RunStalled``.
         wait_for_nodes_s: Seconds that an autoscaler gets to bring nodes where actors do not fit. None waits 900 if it
-            says within 20 that it is bringing some, as those of KubeRay and of Ray's cluster launcher do.
+            says within 20 that it is bringing some, as those of KubeRay and of Ray's cluster launcher do, and not at
+            all where there is none.
         node_loss_s: Seconds without a commit, after a node was lost, in which Ray may recover by itself (more where
             start-up or a split takes longer); then what is left is started anew on the nodes that are there.
     """

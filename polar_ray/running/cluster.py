@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -14,8 +15,8 @@ from polar_ray.errors import ClusterTooSmall, ClusterUnreachable
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import ScorerConfig
 from polar_ray.running.embedded import clean_up, own_folder
-from polar_ray.running.placement import Pool, bundles, is_embedded, pools_on
-from polar_ray.running.ray_private import is_growing, start_in
+from polar_ray.running.placement import Pool, bundles, pools_on
+from polar_ray.running.ray_private import Scaling, is_started_here, scaling, start_in
 from polar_ray.running.termination import exit_on_sigterm
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,79 @@ CONNECT_S = 10.0
 """Seconds in which a cluster must answer at its address."""
 
 
+@dataclass(frozen=True)
+class Connection:
+    """The Ray that this process is connected to.
+
+    Attributes:
+        embedded: Whether it was started by this process, polar_ray or a notebook: then no node will ever join it.
+    """
+
+    embedded: bool
+
+    def pools(
+        self,
+        compute: Compute,
+        scorers: list[ScorerConfig],
+        *,
+        wait_s: float | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> list[Pool]:
+        """Returns the pool of each scorer, once there is room for it.
+
+        Where actors do not fit and an autoscaler may bring nodes, it is asked for them.
+
+        Args:
+            compute: What the run may use.
+            scorers: Its scorers.
+            wait_s: Seconds to wait for nodes; None waits ``AUTOSCALER_S`` for an autoscaler that begins to bring some
+                within ``NOTICE_S``, and not at all where there is none.
+            say: Is told that there is something to wait for.
+
+        Raises:
+            ClusterTooSmall: Not even ``min`` actors of each scorer, with a CPU left for reading and writing, fit.
+        """
+        patience = wait_s if wait_s is not None else 0.0 if self.embedded else NOTICE_S
+        asked_at: float | None = None
+        growing = False
+        try:
+            while True:
+                nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                try:
+                    return pools_on(nodes, compute, scorers, settled=self.embedded)
+                except ClusterTooSmall as error:
+                    state = scaling() if patience and wait_s is None and not growing else Scaling.SILENT
+                    if state is Scaling.NONE:
+                        raise ClusterTooSmall(
+                            f"{error}. The cluster has no autoscaler that would bring any: nodes that are about to "
+                            "join are waited for with limits.wait_for_nodes_s"
+                        ) from error
+                    if asked_at is None and patience:
+                        asked_at = time.monotonic()
+                        request_resources(bundles=bundles(compute, scorers))
+                        say(
+                            f"waiting up to {patience:,.0f} s for the autoscaler to bring nodes, if there is one: "
+                            f"{error}"
+                        )
+                    if asked_at is None or time.monotonic() - asked_at > patience:
+                        raise
+                if state is Scaling.GROWING:
+                    growing, patience = True, AUTOSCALER_S
+                    say(f"the autoscaler is bringing nodes; waiting up to {patience:,.0f} s")
+                time.sleep(POLL_S)
+        finally:
+            if asked_at is not None:
+                # A request holds until the next one; from here on the actors themselves ask for their nodes.
+                request_resources(bundles=[])
+
+
+def here() -> Connection | None:
+    """Returns what this process is connected to, or None."""
+    return Connection(is_started_here()) if ray.is_initialized() else None
+
+
 @contextlib.contextmanager
-def connected(compute: Compute) -> Iterator[None]:
+def connected(compute: Compute) -> Iterator[Connection]:
     """Connects to the cluster at ``compute.address`` or ``RAY_ADDRESS``, or starts Ray inside this process.
 
     Ray that was started here is stopped at the end; Ray that was there already is left running. Until then SIGTERM
@@ -40,8 +112,8 @@ def connected(compute: Compute) -> Iterator[None]:
     Raises:
         ClusterUnreachable: There is no Ray at the address.
     """
-    if ray.is_initialized():
-        yield
+    if (there := here()) is not None:
+        yield there
         return
     # Ray Data logs every error with its stack before it raises it; the error itself says more.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -58,7 +130,7 @@ def connected(compute: Compute) -> Iterator[None]:
             _start_embedded(stack.enter_context(own_folder()))
         stack.callback(ray.shutdown)
         with exit_on_sigterm():
-            yield
+            yield Connection(is_started_here())
 
 
 def _connect(address: str) -> None:
@@ -120,52 +192,6 @@ def _start_embedded(folder: str) -> None:
             logging_level="CRITICAL",
             log_to_driver=False,
         )
-
-
-def pools(
-    compute: Compute,
-    scorers: list[ScorerConfig],
-    *,
-    wait_s: float | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> list[Pool]:
-    """Returns the pool of each scorer, once there is room for it.
-
-    Where actors do not fit and an autoscaler may bring nodes, it is asked for them.
-
-    Args:
-        compute: What the run may use.
-        scorers: Its scorers.
-        wait_s: Seconds to wait for nodes; None waits ``AUTOSCALER_S`` for an autoscaler that begins to bring some
-            within ``NOTICE_S``.
-        say: Is told that there is something to wait for.
-
-    Raises:
-        ClusterTooSmall: Not even ``min`` actors of each scorer, with a CPU left for reading and writing, fit.
-    """
-    patience = wait_s if wait_s is not None else 0.0 if is_embedded(compute) else NOTICE_S
-    asked_at: float | None = None
-    growing = False
-    try:
-        while True:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            try:
-                return pools_on(nodes, compute, scorers, settled=is_embedded(compute))
-            except ClusterTooSmall as error:
-                if asked_at is None and patience:
-                    asked_at = time.monotonic()
-                    request_resources(bundles=bundles(compute, scorers))
-                    say(f"waiting up to {patience:,.0f} s for the autoscaler to bring nodes, if there is one: {error}")
-                if asked_at is None or time.monotonic() - asked_at > patience:
-                    raise
-            if wait_s is None and not growing and is_growing():
-                growing, patience = True, AUTOSCALER_S
-                say(f"the autoscaler is bringing nodes; waiting up to {patience:,.0f} s")
-            time.sleep(POLL_S)
-    finally:
-        if asked_at is not None:
-            # A request holds until the next one; from here on the actors themselves ask for their nodes.
-            request_resources(bundles=[])
 
 
 def alive_nodes() -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""One pass over what is left of a run, watched from outside.
+"""Passes over what is left of a run, each watched from outside, until nothing is left.
 
 Ray Data retries dead actors, workers and nodes by itself. What it does not do: after a node is lost, actors of a pool
 that no longer fits wait for room without end (ray-project/ray#44687). That is noticed here.
@@ -8,18 +8,104 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.data import Dataset
 
-from polar_ray.running.cluster import alive_nodes
+from polar_ray.data.lease import Lease
+from polar_ray.data.sources import Source
+from polar_ray.errors import RunStalled
+from polar_ray.recipe.run import Actors, Limits
+from polar_ray.running.attempts import start_attempt_log
+from polar_ray.running.clock import ScoringClock
+from polar_ray.running.cluster import Connection, alive_nodes
 from polar_ray.running.failures import PassLost, explain
 from polar_ray.running.folder import Commit
-from polar_ray.running.pipeline import commits
+from polar_ray.running.job import Job
+from polar_ray.running.pipeline import commits, dataset
+from polar_ray.running.placement import Pool
+from polar_ray.running.progress import Reporter
 from polar_ray.running.ray_private import Execution
+from polar_ray.running.tally import Tally
+from polar_ray.running.todo import Todo
 
 POLL_S = 2.0
+MAX_LOST_PASSES = 3
+"""Passes in a row that may be lost without one commit between them."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes of a run.
+
+    Attributes:
+        job: What the run does.
+        cluster: Where.
+        limits: When it gives up.
+        todo: What is left of it; is told of each commit, as are the three that follow.
+        tally: The sums.
+        clock: The times.
+        lease: Is held as long as the run works.
+        reporter: Is told how it goes.
+    """
+
+    job: Job
+    cluster: Connection
+    limits: Limits
+    todo: Todo
+    tally: Tally
+    clock: ScoringClock
+    lease: Lease
+    reporter: Reporter
+
+    def until_nothing_is_left(self, sized: list[Pool]) -> None:
+        """Runs them; raises as ``run_pass``, and what the limits say."""
+        lost = 0
+        while sources := self.todo.sources():
+            before = self.tally.splits
+            try:
+                self._run(sources, sized)
+            except PassLost as reason:
+                lost = lost + 1 if self.tally.splits == before else 1
+                if lost >= MAX_LOST_PASSES:
+                    raise RunStalled(
+                        f"{lost} passes in a row were lost without one split committed ({reason}); the committed "
+                        "splits are kept; look at the cluster (ray status), then run the same command again"
+                    ) from reason
+                self.reporter.say(f"{reason}; going on with what is left")
+                sized = self._fewest()
+            else:
+                # A pass that comes to its end has done all there was to do; another would find the same.
+                break
+
+    def _run(self, sources: list[Source], sized: list[Pool]) -> None:
+        attempts = start_attempt_log(self.job.folder)
+        self.clock.start()
+        pipeline = dataset(self.job, sources, self.todo.committed, sized, attempts)
+        for commit in run_pass(pipeline, attempts, NodeLossWatch(self.limits.node_loss_s), self.reporter.say):
+            for new in self.todo.add(commit):
+                self.tally.add(new)
+            self.clock.tick(self.tally)
+            self.tally.check(self.limits)
+            if self.lease.taken_over:
+                self.lease.check()
+            self.reporter.update(self.tally, self.todo.done_share)
+        for new in self.todo.end_pass():
+            self.tally.add(new)
+        self.clock.ready(ray.get(attempts.ready_at.remote()))
+
+    def _fewest(self) -> list[Pool]:
+        """The pools after a loss: fewer actors than the recipe's minimum are better than none while a node is away."""
+        recipe = self.job.recipe
+        least = recipe.compute.model_copy(update={"actors": Actors(min=1, max=recipe.compute.actors.max)})
+        return self.cluster.pools(
+            least,
+            list(recipe.named_scorers.values()),
+            wait_s=self.limits.wait_for_nodes_s,
+            say=self.reporter.say,
+        )
 
 
 class NodeLossWatch:

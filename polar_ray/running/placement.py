@@ -1,6 +1,5 @@
 """Placement: what an actor of each scorer asks for, and how many of them fit on the nodes of a cluster."""
 
-import os
 from dataclasses import dataclass
 
 from polar_ray.errors import ClusterTooSmall
@@ -41,11 +40,6 @@ def bundles(compute: Compute, scorers: list[ScorerConfig]) -> list[dict[str, flo
     return [{"CPU": cpus, **({"GPU": gpus} if gpus else {})} for cpus, gpus in actors] + [{"CPU": 1.0}]
 
 
-def is_embedded(compute: Compute) -> bool:
-    """Whether Ray runs inside this process, so that no node will ever join it."""
-    return not (compute.address or os.environ.get("RAY_ADDRESS"))
-
-
 def pools_on(
     nodes: list[dict[str, float]], compute: Compute, scorers: list[ScorerConfig], *, settled: bool = True
 ) -> list[Pool]:
@@ -80,29 +74,39 @@ def pools_on(
     ]
 
 
-def placement(compute: Compute, scorer: ScorerConfig) -> str:
-    """Returns where a scorer will run, and why, as ``plan`` says it before there is a cluster to look at."""
-    if not isinstance(scorer, RewardModel):
-        return "on CPUs: it has no model"
-    if scorer.device == "cpu":
-        return "on CPUs: device: cpu"
-    if compute.gpus_per_actor is not None:
-        count = f"{compute.gpus_per_actor:g} GPU for each actor" if compute.gpus_per_actor else "CPUs"
-        return f"on {count}: compute.gpus_per_actor"
-    if scorer.device == "cuda":
-        return "on 1 GPU for each actor: device: cuda"
-    if is_embedded(compute):
+def placement(compute: Compute, scorer: ScorerConfig, *, embedded: bool) -> str:
+    """Returns where a scorer will run, and why, as ``plan`` says it before there is a cluster to look at.
+
+    Args:
+        compute: What the run may use.
+        scorer: One of its scorers.
+        embedded: Whether Ray will run inside this process.
+    """
+    gpus, why = _gpus(compute, scorer)
+    if gpus is not None:
+        return f"on {f'{gpus:g} GPU for each actor' if gpus else 'CPUs'}: {why}"
+    if embedded:
         return "on 1 GPU for each actor if this machine has one, else on CPUs: Ray runs inside this process"
     return "on 1 GPU for each actor: a cluster has GPUs unless the recipe says device: cpu"
 
 
 def _actor(compute: Compute, scorer: ScorerConfig, has_gpus: bool) -> tuple[float, float]:
     """CPUs and GPUs of one actor of a scorer."""
-    if not isinstance(scorer, RewardModel) or scorer.device == "cpu":
-        return compute.cpus_per_actor, 0.0
+    gpus, _ = _gpus(compute, scorer)
+    return compute.cpus_per_actor, float(has_gpus) if gpus is None else gpus
+
+
+def _gpus(compute: Compute, scorer: ScorerConfig) -> tuple[float | None, str]:
+    """GPUs of one actor of a scorer, and what says so; None takes one where there are any."""
+    if not isinstance(scorer, RewardModel):
+        return 0.0, "it has no model"
+    if scorer.device == "cpu":
+        return 0.0, "device: cpu"
     if compute.gpus_per_actor is not None:
-        return compute.cpus_per_actor, compute.gpus_per_actor
-    return compute.cpus_per_actor, 1.0 if has_gpus or scorer.device == "cuda" else 0.0
+        return compute.gpus_per_actor, "compute.gpus_per_actor"
+    if scorer.device == "cuda":
+        return 1.0, "device: cuda"
+    return None, ""
 
 
 class _Room:

@@ -1,5 +1,7 @@
 """A dry run: what a recipe would read and do, from the input's head. Nothing is written, no model is loaded."""
 
+import os
+import sys
 from collections import Counter
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from polar_ray.models.adapter_config import AdapterConfig
 from polar_ray.models.checkpoint import resolve_adapter
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import RewardModel
 from polar_ray.running.derivations import check_derivations
 from polar_ray.running.estimate import estimate
@@ -103,11 +106,22 @@ def plan(recipe: Recipe) -> Plan:
         first=first,
         estimate=estimate(sources, sampled, share, _candidates(groups, sampled, recipe.input), each_tokens),
         placement=[
-            f"{name or scorer.kind} runs {placement(recipe.compute, scorer)}"
+            f"{name or scorer.kind} runs {placement(recipe.compute, scorer, embedded=will_be_embedded(recipe.compute))}"
             for name, scorer in recipe.named_scorers.items()
         ],
         warnings=[*_warnings(recipe), *_unsupported(recipe, groups, candidates)],
     )
+
+
+def will_be_embedded(compute: Compute) -> bool:
+    """Whether a run would have its Ray inside this process: as one that is there already is, if there is one."""
+    if "ray" in sys.modules:
+        # Planning loads no Ray; a notebook may have started one.
+        from polar_ray.running.cluster import here
+
+        if (there := here()) is not None:
+            return there.embedded
+    return not (compute.address or os.environ.get("RAY_ADDRESS"))
 
 
 def _warnings(recipe: Recipe) -> list[str]:

@@ -6,6 +6,7 @@ Ray may change any of it in any release, so ``pyproject.toml`` bounds the versio
 import inspect
 import json
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 
 _STATUS = "__autoscaling_status"
 """Where an autoscaler of the first version leaves its status; one of the second tells it when it is asked."""
+
+
+class Scaling(Enum):
+    """What is known of a cluster's autoscaler."""
+
+    NONE = "none"
+    """There is none: the cluster's nodes are those that somebody starts."""
+    SILENT = "silent"
+    """It says nothing, if there is one."""
+    GROWING = "growing"
+    """It says that it is bringing nodes."""
 
 
 class Execution:
@@ -72,10 +84,18 @@ def start_in(folder: str, **settings: Any) -> None:
         raise
 
 
-def is_growing() -> bool:
-    """Whether the cluster's autoscaler, of either version, says that it is bringing nodes; False where there is none.
+def is_started_here() -> bool:
+    """Whether the Ray that this process is connected to was started by it, so that no node will ever join."""
+    from ray._private import worker
 
-    What it could start it does not say beforehand: no autoscaler of open Ray reports its kinds of nodes.
+    return worker._global_node is not None and worker._global_node.is_head()
+
+
+def scaling() -> Scaling:
+    """Returns what the cluster's autoscaler, of either version, says of itself.
+
+    What it could start it does not say beforehand: no autoscaler of open Ray reports its kinds of nodes. Where there is
+    none, Ray's monitor reports in its stead and makes up a kind for each node, named after it.
     """
     from ray.autoscaler.v2.sdk import get_cluster_status
     from ray.experimental.internal_kv import _internal_kv_get
@@ -83,9 +103,18 @@ def is_growing() -> bool:
     said = _internal_kv_get(_STATUS)
     if said is not None:
         report = json.loads(said).get("autoscaler_report") or {}
-        return bool(report.get("pending_launches") or report.get("pending_nodes"))
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    return bool(status.pending_launches or status.pending_nodes)
+        growing = report.get("pending_launches") or report.get("pending_nodes")
+        kinds = set(report.get("active_nodes") or ()) | set(report.get("idle_nodes") or ())
+    else:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        growing = status.pending_launches or status.pending_nodes
+        # Version 0: none has reported yet, and what the nodes are called is no autoscaler's word.
+        reported = str(status.stats.autoscaler_version or 0) != "0"
+        kinds = {node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]} if reported else set()
+    if growing:
+        return Scaling.GROWING
+    own = {f"node_{node['NodeID']}" for node in ray.nodes()}
+    return Scaling.NONE if kinds and kinds <= own else Scaling.SILENT
 
 
 def check_ray() -> None:
@@ -97,6 +126,8 @@ def check_ray() -> None:
     from ray.data import Dataset
 
     try:
+        from ray._private import worker
+        from ray._private.node import Node
         from ray.autoscaler.v2.sdk import get_cluster_status
         from ray.data._internal.execution.streaming_executor import StreamingExecutor
         from ray.experimental.internal_kv import _internal_kv_get
@@ -108,10 +139,13 @@ def check_ray() -> None:
         (_found(StreamingExecutor, "shutdown"), ["self", "force", "exception"]),
         (_internal_kv_get, ["key", "namespace"]),
         (get_cluster_status, ["gcs_address", "timeout"]),
+        (_found(Node, "is_head"), ["self"]),
     ):
         found = list(inspect.signature(function).parameters)
         if found != wanted:
             raise _changed(f"{function.__qualname__} takes {found}, not {wanted}")
+    if "_global_node" not in vars(worker):
+        raise _changed(f"{worker.__name__}._global_node is gone")
 
 
 def _found(owner: type, name: str) -> Callable[..., Any]:

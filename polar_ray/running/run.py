@@ -6,7 +6,6 @@ from contextlib import ExitStack, nullcontext
 from datetime import datetime, timezone
 
 import msgspec
-import ray
 
 from polar_ray.data.generations import run_of
 from polar_ray.data.lease import Lease
@@ -14,18 +13,15 @@ from polar_ray.data.lines import READING
 from polar_ray.data.listing import InputFile
 from polar_ray.data.one_writer import LEASE_S, one_writer
 from polar_ray.data.sources import plan_sources
-from polar_ray.errors import InputChanged, InputError, OutputError, PolarRayError, RunStalled, ScoringError
+from polar_ray.errors import InputChanged, InputError, OutputError, PolarRayError, ScoringError
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.recipe.run import Actors, Limits
-from polar_ray.running.attempts import start_attempt_log
 from polar_ray.running.clearing import check_clearable
 from polar_ray.running.clock import ScoringClock
-from polar_ray.running.cluster import connected, pools
+from polar_ray.running.cluster import connected
 from polar_ray.running.derivations import are_derived, check_derivations, clear_derivations
 from polar_ray.running.deriving import derive_all
 from polar_ray.running.duplicates import check_removed, remove_duplicates
 from polar_ray.running.establish import establish
-from polar_ray.running.failures import PassLost
 from polar_ray.running.fingerprints import fingerprints_of
 from polar_ray.running.finished import finished
 from polar_ray.running.folder import RECORDS, RUN, RunFolder
@@ -34,23 +30,18 @@ from polar_ray.running.inputs import GONE, changed_files, checked_files, refuse_
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
 from polar_ray.running.parent import Parent, parent_of
-from polar_ray.running.passes import NodeLossWatch, run_pass
-from polar_ray.running.pipeline import dataset
-from polar_ray.running.placement import Pool
+from polar_ray.running.passes import Passes
 from polar_ray.running.progress import Reporter, Silent
 from polar_ray.running.ray_private import check_ray
 from polar_ray.running.resuming import limits_of, resume
 from polar_ray.running.retrial import Retrial
 from polar_ray.running.taking_back import take_back
 from polar_ray.running.tally import Tally
-from polar_ray.running.todo import Todo
 from polar_ray.running.verified import failed, verification_line, verification_of
 
 LEFTOVER_S = 600
 """Seconds after which a half-written file was left by a writer that is dead: no write takes as long."""
 FingerprintCheck = Callable[[dict[str, dict[str, str]]], None]
-MAX_LOST_PASSES = 3
-"""Passes in a row that may be lost without one commit between them."""
 
 
 def run(
@@ -145,8 +136,8 @@ def score(
     """
     started, started_at = time.monotonic(), _now()
     check_ray()
-    with connected(recipe.compute):
-        sized = pools(
+    with connected(recipe.compute) as cluster:
+        sized = cluster.pools(
             recipe.compute,
             list(recipe.named_scorers.values()),
             wait_s=recipe.limits.wait_for_nodes_s,
@@ -181,7 +172,7 @@ def score(
         clock = ScoringClock(tally)
         reporter.begin(todo.done_share)
         try:
-            _score_all(job, sized, limits, todo, tally, reporter, clock, lease)
+            Passes(job, cluster, limits, todo, tally, clock, lease, reporter).until_nothing_is_left(sized)
         except (InputError, ScoringError) as error:
             # Rows that are missing or make no sense may be those of two contents of one file.
             lease.check()
@@ -270,56 +261,6 @@ def _refuse_empty(job: Job, tally: Tally) -> None:
         f"{where} no rows, so there is nothing to score. Correct input.path, or wait until there are rows, and run the "
         "same command again; an empty score table is made with limits.allow_empty=true"
     )
-
-
-def _score_all(
-    job: Job,
-    sized: list[Pool],
-    limits: Limits,
-    todo: Todo,
-    tally: Tally,
-    reporter: Reporter,
-    clock: ScoringClock,
-    lease: Lease,
-) -> None:
-    """Runs passes over what is left until nothing is left."""
-    lost = 0
-    while sources := todo.sources():
-        before = tally.splits
-        attempts = start_attempt_log(job.folder)
-        clock.start()
-        try:
-            pipeline = dataset(job, sources, todo.committed, sized, attempts)
-            for commit in run_pass(pipeline, attempts, NodeLossWatch(limits.node_loss_s), reporter.say):
-                for new in todo.add(commit):
-                    tally.add(new)
-                clock.tick(tally)
-                tally.check(limits)
-                if lease.taken_over:
-                    lease.check()
-                reporter.update(tally, todo.done_share)
-            for new in todo.end_pass():
-                tally.add(new)
-            clock.ready(ray.get(attempts.ready_at.remote()))
-        except PassLost as reason:
-            lost = lost + 1 if tally.splits == before else 1
-            if lost >= MAX_LOST_PASSES:
-                raise RunStalled(
-                    f"{lost} passes in a row were lost without one split committed ({reason}); the committed splits "
-                    "are kept; look at the cluster (ray status), then run the same command again"
-                ) from reason
-            reporter.say(f"{reason}; going on with what is left")
-            # Fewer actors than the recipe's minimum are better than none while a node is away.
-            least = job.recipe.compute.model_copy(update={"actors": Actors(min=1, max=job.recipe.compute.actors.max)})
-            sized = pools(
-                least,
-                list(job.recipe.named_scorers.values()),
-                wait_s=limits.wait_for_nodes_s,
-                say=reporter.say,
-            )
-        else:
-            # A pass that comes to its end has done all there was to do; another would find the same.
-            break
 
 
 def _nothing_to_do(folder: RunFolder) -> str:

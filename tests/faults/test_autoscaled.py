@@ -30,6 +30,8 @@ GPU_NODE = {"CPU": 2, "GPU": 1, "object_store_memory": 10**8}
 SECOND = {
     "RAY_enable_autoscaler_v2": "1",
     "RAY_CLOUD_INSTANCE_ID": HEAD,
+    # As KubeRay and Ray's cluster launcher set it; without it the head counts as a node that somebody started by hand.
+    "RAY_NODE_TYPE_NAME": "ray.head.default",
     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
 }
 """What makes an autoscaler one of the second version."""

@@ -33,6 +33,15 @@ def raylets(head: Cluster) -> Iterator[list[psutil.Process]]:
         yield [first, second]
 
 
+def test_a_cluster_without_an_autoscaler_is_not_waited_for_where_it_is_too_small(head: Cluster, tmp_path: Path) -> None:
+    recipe = {"input": {"path": str(write_jsonl(tmp_path / "in.jsonl", rows(2)))}, "scorer": {"kind": "length"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "output": {"path": str(tmp_path / "out")}}))
+    wanted = polar_ray("run", str(tmp_path / "recipe.yaml"), f"compute.address={head.address}")
+    with command([*wanted, "compute.cpus_per_actor=99"], tmp_path / "log", head.environment) as running:
+        assert running.wait() == 1
+        assert "The cluster has no autoscaler that would bring any: " in running.output
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("data") / "in.jsonl", rows(2 * SPLITS))

@@ -1,16 +1,20 @@
 """How many actors fit on a cluster."""
 
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import command
 
 from polar_ray.errors import ClusterTooSmall, ClusterUnreachable
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import Length, Polar, ScorerConfig
 from polar_ray.running import cluster
-from polar_ray.running.cluster import alive_nodes, pools
+from polar_ray.running.cluster import Connection, alive_nodes, connected
 from polar_ray.running.placement import placement, pools_on
+from polar_ray.running.ray_private import Scaling
 
 Nodes = list[dict[str, float]]
 TEXT, MODEL, CPU_MODEL = Length(), Polar(model="m"), Polar(model="m", device="cpu")
@@ -117,15 +121,18 @@ def test_a_model_on_a_cluster_takes_a_gpu_also_while_no_node_with_one_is_alive()
         (compute(gpus_per_actor=1), CPU_MODEL, "on CPUs: device: cpu"),
         (compute(gpus_per_actor=2), MODEL, "on 2 GPU for each actor: compute.gpus_per_actor"),
         (compute(gpus_per_actor=0), MODEL, "on CPUs: compute.gpus_per_actor"),
-        (compute(), MODEL, "on 1 GPU for each actor if this machine has one, else on CPUs"),
-        (Compute(address="ray://head:10001"), MODEL, "on 1 GPU for each actor: a cluster has GPUs unless"),
+        (compute(), MODEL.model_copy(update={"device": "cuda"}), "on 1 GPU for each actor: device: cuda"),
     ],
 )
-def test_a_plan_says_where_a_scorer_runs(
-    settings: Compute, scorer: ScorerConfig, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert placement(settings, scorer).startswith(where)
+def test_a_plan_says_where_a_scorer_runs(settings: Compute, scorer: ScorerConfig, where: str) -> None:
+    for embedded in (True, False):
+        assert placement(settings, scorer, embedded=embedded) == where
+
+
+def test_where_a_model_runs_without_a_word_of_the_recipe_depends_on_whose_ray_it_is() -> None:
+    told = {embedded: placement(compute(), MODEL, embedded=embedded) for embedded in (True, False)}
+    assert told[True].startswith("on 1 GPU for each actor if this machine has one, else on CPUs")
+    assert told[False].startswith("on 1 GPU for each actor: a cluster has GPUs unless")
 
 
 class Growing:
@@ -134,11 +141,15 @@ class Growing:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, brings: bool = True) -> None:
         self.asked: list[list[dict[str, float]]] = []
         self.looks = 0
+        self.state = Scaling.SILENT
         self._brings = brings
         monkeypatch.setattr("polar_ray.running.cluster.POLL_S", 0)
-        monkeypatch.setattr("polar_ray.running.cluster.is_growing", lambda: brings and bool(self.asked))
+        monkeypatch.setattr("polar_ray.running.cluster.scaling", self.scaling)
         monkeypatch.setattr("polar_ray.running.cluster.request_resources", lambda bundles: self.asked.append(bundles))
         monkeypatch.setattr("polar_ray.running.cluster.ray.nodes", self.nodes)
+
+    def scaling(self) -> Scaling:
+        return Scaling.GROWING if self._brings and self.asked else self.state
 
     def nodes(self) -> list[dict[str, Any]]:
         if self.asked:
@@ -147,7 +158,7 @@ class Growing:
         return [{"Alive": True, "Resources": node} for node in [{"CPU": 2.0}, *[{"CPU": 2.0, "GPU": 1.0}] * brought]]
 
 
-ON_CLUSTER = Compute(address="head:6379")
+ON_CLUSTER, EMBEDDED = Connection(embedded=False), Connection(embedded=True)
 
 
 @pytest.mark.parametrize(("wait_s", "lines"), [(None, 2), (60.0, 1)])
@@ -156,7 +167,7 @@ def test_a_cluster_that_scales_from_zero_is_waited_for(
 ) -> None:
     growing = Growing(monkeypatch)
     said: list[str] = []
-    (pool,) = pools(ON_CLUSTER, [MODEL], wait_s=wait_s, say=said.append)
+    (pool,) = ON_CLUSTER.pools(compute(), [MODEL], wait_s=wait_s, say=said.append)
     assert (pool.gpus, pool.initial) == (1, 1)
     # What was asked for is given back, or its nodes would never go.
     assert growing.asked == [[{"CPU": 1, "GPU": 1.0}, {"CPU": 1.0}], []]
@@ -166,17 +177,27 @@ def test_a_cluster_that_scales_from_zero_is_waited_for(
     ][:lines]
 
 
-@pytest.mark.parametrize(
-    ("settings", "wait_s"), [(ON_CLUSTER, 0.0), (Compute(gpus_per_actor=1), None), (Compute(gpus_per_actor=1), 0.0)]
-)
+@pytest.mark.parametrize(("where", "wait_s"), [(ON_CLUSTER, 0.0), (EMBEDDED, None), (EMBEDDED, 0.0)])
 def test_a_cluster_that_is_not_to_grow_or_cannot_is_too_small_at_once(
-    settings: Compute, wait_s: float | None, monkeypatch: pytest.MonkeyPatch
+    where: Connection, wait_s: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     growing = Growing(monkeypatch)
     with pytest.raises(ClusterTooSmall):
-        pools(settings, [MODEL], wait_s=wait_s)
+        where.pools(compute(gpus_per_actor=1), [MODEL], wait_s=wait_s)
     assert growing.asked == []
+
+
+def test_a_cluster_without_an_autoscaler_is_too_small_at_once_unless_nodes_are_to_be_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    growing = Growing(monkeypatch, brings=False)
+    growing.state = Scaling.NONE
+    with pytest.raises(ClusterTooSmall, match=r"no autoscaler that would bring any: .* limits\.wait_for_nodes_s"):
+        ON_CLUSTER.pools(compute(), [MODEL])
+    assert growing.asked == []
+    with pytest.raises(ClusterTooSmall):
+        ON_CLUSTER.pools(compute(), [MODEL], wait_s=0.05)
+    assert len(growing.asked) == 2
 
 
 @pytest.mark.parametrize(("brings", "wait_s"), [(False, None), (True, 0.05), (True, None)])
@@ -185,7 +206,7 @@ def test_waiting_for_nodes_has_an_end(brings: bool, wait_s: float | None, monkey
     monkeypatch.setattr("polar_ray.running.cluster.NOTICE_S", 0.05)
     monkeypatch.setattr("polar_ray.running.cluster.AUTOSCALER_S", 0.1)
     with pytest.raises(ClusterTooSmall):
-        pools(Compute(address="head:6379", cpus_per_actor=99), [MODEL], wait_s=wait_s)
+        ON_CLUSTER.pools(compute(cpus_per_actor=99), [MODEL], wait_s=wait_s)
     assert growing.asked[-1] == []
 
 
@@ -195,7 +216,9 @@ def test_the_embedded_cluster_has_room_for_an_actor_on_every_core() -> None:
 
     cores = os.cpu_count() or 1
     assert len(alive_nodes()) == 1
-    (pool,) = pools(compute(1, 1000), [TEXT])
+    with connected(compute()) as there:
+        assert there.embedded
+        (pool,) = there.pools(compute(1, 1000), [TEXT])
     assert pool.initial == cores
 
 
@@ -213,3 +236,20 @@ def test_what_answers_but_lets_nobody_in_may_ask_for_a_token(monkeypatch: pytest
         settings = Compute.model_validate({"address": address})
         with pytest.raises(ClusterUnreachable, match=said), cluster.connected(settings):
             pass
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_a_notebook_that_is_connected_to_a_cluster_already_works_on_that(
+    theirs: bool, ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    # No address in the recipe and none in the environment: the recipe alone does not tell.
+    address = ray_environment["RAY_ADDRESS"] if theirs else "local"
+    notebook = (
+        f"import ray; ray.init(address={address!r}, log_to_driver=False)\n"
+        "from polar_ray.recipe.run import Compute; from polar_ray.running.cluster import connected\n"
+        "from polar_ray.running.plan import will_be_embedded\n"
+        "with connected(Compute()) as there:\n    print(there.embedded, will_be_embedded(Compute()))"
+    )
+    with command([sys.executable, "-c", notebook], tmp_path / "log") as running:
+        assert running.wait() == 0, running.output
+        assert running.output.splitlines()[-1] == f"{not theirs} {not theirs}"
