@@ -41,11 +41,10 @@ def listed_shards(recipe: CurateRecipe, out: Storage, now: float) -> dict[str, d
     """
     paths = [recipe.input.path] if isinstance(recipe.input.path, str) else recipe.input.path
     found: dict[str, InputFile] = {}
-    own = out.join("")
     for path in paths:
         one = recipe.input.model_copy(update={"path": path})
         try:
-            found |= {file.path: file for file in list_input(one, out.wait_s, without=[own])}
+            found |= {file.path: file for file in list_input(one, out.wait_s, without=[out.url])}
         except NoFiles:
             continue
     return {path: describe(file) for path, file in sorted(found.items()) if now - (file.mtime or 0) >= recipe.min_age_s}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polar_ray.data.glob import escaped, fixed_folder, is_glob
+from polar_ray.data.place import Places
 from polar_ray.data.scores import score_parts
 from polar_ray.data.storage import FileInfo, Files, Storage
 from polar_ray.errors import InputError, NoFiles, StorageFault
@@ -56,7 +57,7 @@ def list_input(
     Args:
         config: The recipe's input.
         wait_s: Seconds in which a storage that is away may come back.
-        without: Folders, with a slash at the end, that are no input although they may lie in it.
+        without: Folders that are no input although they may lie in it, by whatever path either is given.
         recorded: Files that a run has in its record: an earlier version may have read what is passed over today.
 
     Raises:
@@ -74,7 +75,8 @@ def list_input(
     for path in paths:
         for info in _list_path(path, config, wait_s, recorded):
             found[info.path] = info
-    kept = [path for path in sorted(found) if path in recorded or not path.startswith(tuple(without))]
+    own = Places(without)
+    kept = [path for path in sorted(found) if path in recorded or not own.hold(path)]
     return [input_file(found[path], config) for path in kept]
 
 

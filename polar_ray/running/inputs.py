@@ -45,7 +45,7 @@ def input_files(recipe: Recipe, folder: RunFolder, recorded: Collection[str] = (
 
 
 def written_folders(recipe: Recipe, folder: RunFolder) -> list[str]:
-    """Returns the folders that a run and its derivations write into, with a slash at the end.
+    """Returns the folders that a run and its derivations write into.
 
     Args:
         recipe: What is scored and derived.
@@ -56,7 +56,7 @@ def written_folders(recipe: Recipe, folder: RunFolder) -> list[str]:
         RunFolder.of(each.output.path, each.output.storage_options, each.limits.storage_wait_s)
         for each in recipe.derivations.values()
     ]
-    return list(dict.fromkeys([f"{run}/", *(each.join("") for each in derived)]))
+    return list(dict.fromkeys([run, *(each.path for each in derived)]))
 
 
 def checked_files(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> list[InputFile]:

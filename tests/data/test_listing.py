@@ -207,3 +207,13 @@ def test_folders_of_the_outputs_are_no_input_whatever_they_hold(tmp_path: Path) 
     touch(tmp_path, "a.jsonl", "out/derived/pairs/README.md", "out/derived/pairs/card.txt", "out/scores/x.parquet")
     found = list_input(Input(path=str(tmp_path)), without=[f"{tmp_path}/out/"])
     assert [file.path for file in found] == [f"{tmp_path}/a.jsonl"]
+
+
+def test_one_bucket_by_two_names_of_its_scheme_is_one(bucket: str) -> None:
+    storage = Storage.of(f"s3://{bucket}")
+    for name in ("in/a.jsonl", "in/out/dead_letters/part-00000-00000.parquet"):
+        storage.write_atomic(storage.join(name), b"x")
+    config = Input(path=f"s3a://{bucket}/in")
+    assert [file.path for file in list_input(config, without=[f"s3://{bucket}/in/out"])] == [
+        f"s3a://{bucket}/in/a.jsonl"
+    ]

@@ -44,3 +44,37 @@ def test_an_input_that_is_all_output_is_an_error(tmp_path: Path) -> None:
     write_parquet(tmp_path / "scores" / "part-00000-00000.parquet", rows(1))
     with pytest.raises(InputError, match=r"lie in output\.path"):
         listed(recipe(tmp_path / "scores", tmp_path))
+
+
+@pytest.mark.parametrize(("read", "written"), [("link", "real/out"), ("real", "link/out"), ("real", "elsewhere")])
+def test_output_in_the_input_is_passed_over_where_one_of_them_is_reached_by_a_link(
+    tmp_path: Path, read: str, written: str
+) -> None:
+    real = tmp_path / "real"
+    write_jsonl(real / "a.jsonl", rows(1))
+    write_parquet(real / "out" / "scores" / "part-00000-00000.parquet", rows(1))
+    write_parquet(real / "out" / "dead_letters" / "part-00000-00000.parquet", rows(1))
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "elsewhere").symlink_to(real / "out")
+    assert listed(recipe(tmp_path / read, tmp_path / written)) == ["a.jsonl"]
+
+
+def test_a_link_to_the_output_is_output_too(tmp_path: Path) -> None:
+    inputs, out = tmp_path / "in", tmp_path / "out" / "scores"
+    write_jsonl(inputs / "a.jsonl", rows(1))
+    part = write_parquet(out / "part-00000-00000.parquet", rows(1))
+    (inputs / "b").symlink_to(out)
+    (inputs / "c.parquet").symlink_to(part)
+    assert listed(recipe(inputs, tmp_path / "out")) == ["a.jsonl"]
+    assert listed(recipe(inputs, tmp_path / "other")) == ["a.jsonl", "part-00000-00000.parquet", "c.parquet"]
+
+
+def test_what_a_run_of_an_earlier_version_read_of_its_own_output_is_in_its_record_and_stays(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    write_jsonl(real / "a.jsonl", rows(1))
+    write_parquet(real / "out" / "dead_letters" / "part-00000-00000.parquet", rows(1))
+    (tmp_path / "link").symlink_to(real)
+    wanted = recipe(tmp_path / "link", real / "out")
+    recorded = [f"{tmp_path}/link/a.jsonl", f"{tmp_path}/link/out/dead_letters/part-00000-00000.parquet"]
+    found = input_files(wanted, RunFolder.of(wanted.output.path), recorded)
+    assert [file.path for file in found] == recorded
