@@ -149,9 +149,24 @@ def labels_are_fine(array: pa.Array, id_field: str) -> Mask | None:
 
 
 def struct_fields(array: pa.StructArray) -> dict[str, pa.Array]:
-    """Returns the fields of a struct array; a null struct has null fields."""
+    """Returns the fields of a struct array, none of one name; a null struct has null fields."""
     names = [array.type.field(i).name for i in range(array.type.num_fields)]
     return dict(zip(names, array.flatten(), strict=True))
+
+
+def repeats_a_name(type_: pa.DataType) -> bool:
+    """Whether a struct anywhere in a type has two fields of one name."""
+    if pa.types.is_struct(type_):
+        fields = list(type_)
+        return len({field.name for field in fields}) < len(fields) or any(
+            repeats_a_name(field.type) for field in fields
+        )
+    if pa.types.is_map(type_):
+        return repeats_a_name(type_.key_type) or repeats_a_name(type_.item_type)
+    if isinstance(type_, pa.BaseExtensionType):
+        return repeats_a_name(type_.storage_type)
+    is_nested = pa.types.is_nested(type_) or pa.types.is_dictionary(type_)
+    return is_nested and not pa.types.is_union(type_) and repeats_a_name(type_.value_type)
 
 
 def mask(array: pa.Array) -> Mask:

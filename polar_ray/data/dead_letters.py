@@ -10,7 +10,8 @@ The reasons, which are also the keys of the statistics:
 | parse | ``invalid_utf8`` | bytes that are not UTF-8 (another encoding, a damaged character) |
 | parse | ``invalid_json`` | not one JSON value: cut line, trailing comma, two objects, raw control character |
 | parse | ``byte_order_mark`` | U+FEFF before a line that is not the first of its file |
-| parse | ``duplicate_key`` | an object has the same key twice, so one of the two values would be lost |
+| parse | ``duplicate_key`` | an object has the same key twice, so one of the two values would be lost; in Parquet two \
+columns, or fields of a struct, of one name |
 | parse | ``nan_literal`` | ``NaN`` or ``Infinity``, which are not JSON |
 | parse | ``lone_surrogate`` | an escape such as ``\\ud800`` without its other half, which is no character |
 | parse | ``nested_too_deep`` | more nested lists and objects than a parser can follow |

@@ -22,6 +22,7 @@ not an error, though it may look like one:
 | blank lines | dropped and counted (``blank_line``); they fill no split |
 | labels that contradict each other or name no candidate | carried |
 | unknown columns and fields; numbers of any length | carried in ``extra`` with the same digits |
+| Parquet columns of types that JSON has not; dates that Python has not | carried as text (``parquet_json``) |
 | a ``prompt_id`` used before, in the same split or another | the first row stays, later ones are dead letters |
 | a candidate id used by two prompts | kept: it is unique within its prompt |
 """

@@ -15,6 +15,7 @@ from polar_ray.data.columns import (
     list_column,
     message_column,
     reference_column,
+    repeats_a_name,
     struct_fields,
     text_column,
 )
@@ -101,7 +102,7 @@ def _plain(shared: _Shared, candidates: pa.ListArray, extra: pa.Array, bad: Mask
 
 
 def _columns(table: pa.Table) -> dict[str, pa.Array] | None:
-    if len(set(table.column_names)) < table.num_columns:
+    if len(set(table.column_names)) < table.num_columns or any(map(repeats_a_name, table.schema.types)):
         return None
     try:
         # Parquet readers do not check that a string is UTF-8.

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polar_ray.data.arrays import flat
-from polar_ray.data.columns import id_column
+from polar_ray.data.columns import text_column
 from polar_ray.data.damage import check_readable, opening
 from polar_ray.data.parquet_json import json_texts
 from polar_ray.data.raw_split import RawSplit
@@ -237,7 +237,7 @@ def _cut_at_prompts(source: Source, config: Input, file: _File) -> Iterator[Part
         index, start, held, error = index + 1, int(file.starts[-1]), [], None
 
 
-def _lost_starts(file: _File, rows: _Rows, columns: list[str], before: str | None) -> tuple[np.ndarray, str | None]:
+def _lost_starts(file: _File, rows: _Rows, columns: list[str], before: bytes | None) -> tuple[np.ndarray, bytes | None]:
     """Returns where prompts start among rows that are lost, and the last key.
 
     The keys alone may well be readable. When they are not, the lost rows and what follows them each start anew; every
@@ -253,12 +253,12 @@ def _lost_starts(file: _File, rows: _Rows, columns: list[str], before: str | Non
     return np.flatnonzero(starts) + rows.start, key
 
 
-def _key_before(file: _File, row: int, columns: list[str]) -> str | None:
+def _key_before(file: _File, row: int, columns: list[str]) -> bytes | None:
     """Returns the key of the last row before a row that has one, or None if there is none or it cannot be read."""
     for first, stop in reversed(list(pairwise(file.starts.tolist()))):
         if stop > row or not columns:
             continue
-        key: str | None = None
+        key: bytes | None = None
         for rows in file.rows(first, stop, columns):
             if rows.table is None:
                 return None
@@ -268,21 +268,26 @@ def _key_before(file: _File, row: int, columns: list[str]) -> str | None:
     return None
 
 
-def _prompt_starts(table: pa.Table, columns: list[str], before: str | None) -> tuple[np.ndarray, str | None]:
+def _prompt_starts(table: pa.Table, columns: list[str], before: bytes | None) -> tuple[np.ndarray, bytes | None]:
     """Returns where the key differs from the row before, and the last key.
 
     A row without a key belongs to the prompt before it, if there is one.
     """
     if not columns:
         return np.ones(table.num_rows, bool), None
-    column = flat(table.column(columns[0]))
-    text = id_column(column, null_is_fine=True)
-    keys = pa.array(json_texts(column), pa.string()) if text is None else text.array
-    keys = pa.concat_arrays([pa.array([before], pa.string()), keys])
+    keys = pa.concat_arrays([pa.array([before], pa.binary()), _keys(flat(table.column(columns[0])))])
     filled = pa.compute.fill_null_forward(keys)
     codes = filled.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)
     keyless = filled.is_null().to_numpy(zero_copy_only=False)[1:]
     return (np.diff(codes) != 0) | keyless, filled[-1].as_py()
+
+
+def _keys(column: pa.Array) -> pa.Array:
+    """Returns ids or prompts as bytes, since nobody has looked yet whether they are UTF-8."""
+    text = column.cast(pa.string()) if pa.types.is_integer(column.type) else text_column(column)
+    if text is None:
+        return pa.array([text.encode("utf-8", "surrogateescape") for text in json_texts(column)], pa.binary())
+    return text.cast(pa.binary())
 
 
 def _split(source: Source, index: int, start: int, rows: list[_Rows], error: str | None, schema: pa.Schema) -> RawSplit:
