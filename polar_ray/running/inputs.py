@@ -80,6 +80,16 @@ def checked_files(recipe: Recipe, folder: RunFolder, *, fresh: bool = False) -> 
     return files
 
 
+def no_rows(files: Sequence[InputFile]) -> InputError:
+    """Returns the error of an input in which there is not one row."""
+    first = files[0].path
+    where = f"{first} has" if len(files) == 1 else f"the {len(files):,} files of the input, {first} first, have"
+    return InputError(
+        f"{where} no rows, so there is nothing to score. Correct input.path, or wait until there are rows, and run the "
+        "same command again; an empty score table is made with limits.allow_empty=true"
+    )
+
+
 def refuse_unopened(sources: Sequence[Source], limits: Limits) -> None:
     """Stops a run before anything is scored, where it is known already that too many files cannot be opened.
 

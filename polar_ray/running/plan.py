@@ -3,32 +3,34 @@
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polar_ray.data.arrays import lengths_of
 from polar_ray.data.listing import InputFile
 from polar_ray.data.parsing import parse_split
 from polar_ray.data.reading import RawSplit, read_source
 from polar_ray.data.scattered import assemble, parse_candidate_rows
-from polar_ray.data.sources import plan_sources
+from polar_ray.data.sources import Source, plan_sources
 from polar_ray.models.adapter_config import AdapterConfig
 from polar_ray.models.checkpoint import resolve_adapter
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.run import Compute
-from polar_ray.recipe.scorers import RewardModel
+from polar_ray.recipe.scorers import Custom, RewardModel
 from polar_ray.running.derivations import check_derivations
 from polar_ray.running.estimate import estimate
 from polar_ray.running.folder import RunFolder
-from polar_ray.running.inputs import checked_files
+from polar_ray.running.inputs import checked_files, no_rows
 from polar_ray.running.packing import packing
 from polar_ray.running.parent import parent_of
 from polar_ray.running.placement import placement
 from polar_ray.scorers.catalog import make_encoder
+from polar_ray.scorers.custom import find_class
 from polar_ray.scorers.sight import Sight, seen
 
 SAMPLE_FILES = 4
@@ -66,17 +68,21 @@ def plan(recipe: Recipe) -> Plan:
     """Works out what a run of the recipe would do.
 
     Raises:
-        PolarRayError: The input cannot be listed, or a scorer's tokenizer or adapter cannot be loaded.
+        PolarRayError: The input cannot be listed or has no rows, a scorer's tokenizer or adapter cannot be loaded, or
+            the class of a custom one cannot be imported.
     """
+    _check_targets(recipe)
     check_derivations(recipe, parent_of(recipe))
     output = RunFolder.of(recipe.output.path, recipe.output.storage_options, recipe.limits.storage_wait_s)
     files = checked_files(recipe, output, fresh=True)
     sources = plan_sources(files, recipe.input, recipe.limits.storage_wait_s)
     step = max(1, len(sources) // SAMPLE_FILES)
     sampled = [next(iter(read_source(source, recipe.input))) for source in sources[::step][:SAMPLE_FILES]]
+    if not recipe.limits.allow_empty and not _any_row(sampled, sources, recipe.input):
+        raise no_rows(files)
     groups, reasons = _parsed(files, sampled, recipe.input)
-    candidates = sum(sum(len(row) for row in table.column("candidates")) for table in groups)
-    tokens = 0
+    each_candidates = np.array([int(pc.sum(lengths).as_py() or 0) for lengths in map(_lengths, groups)], np.int64)
+    candidates = int(each_candidates.sum())
     each_tokens: np.ndarray | None = None
     first = []
     for name, scorer in recipe.named_scorers.items():
@@ -84,11 +90,9 @@ def plan(recipe: Recipe) -> Plan:
         if encoder is None:
             continue
         encoded = [encoder.encode(seen(table, Sight.of(scorer)).groups) for table in groups]
-        of_groups = np.concatenate(
-            [_tokens(table, group.num_rows) for table, group in zip(encoded, groups, strict=True)]
-        )
-        each_tokens = of_groups if each_tokens is None else each_tokens + of_groups
-        tokens += int(of_groups.sum())
+        ids_of_splits = [int(pc.sum(pc.list_value_length(table["ids"])).as_py() or 0) for table in encoded]
+        each = np.array(ids_of_splits, np.int64)
+        each_tokens = each if each_tokens is None else each_tokens + each
         ids = next((ids for table in encoded for ids in table.column("ids").drop_null()), None)
         if ids is not None:
             array = np.asarray(ids.as_py(), np.int32)
@@ -100,11 +104,11 @@ def plan(recipe: Recipe) -> Plan:
         sample_rows=sum(raw.rows for raw in sampled),
         sample_groups=sum(table.num_rows for table in groups),
         sample_candidates=candidates,
-        sample_tokens=tokens,
+        sample_tokens=0 if each_tokens is None else int(each_tokens.sum()),
         sample_dead_letters=reasons.total(),
         dead_letters=dict(reasons),
         first=first,
-        estimate=estimate(sources, sampled, share, _candidates(groups, sampled, recipe.input), each_tokens),
+        estimate=estimate(sources, sampled, share, each_candidates, each_tokens),
         placement=[
             f"{name or scorer.kind} runs {placement(recipe.compute, scorer, embedded=will_be_embedded(recipe.compute))}"
             for name, scorer in recipe.named_scorers.items()
@@ -122,6 +126,45 @@ def will_be_embedded(compute: Compute) -> bool:
         if (there := here()) is not None:
             return there.embedded
     return not (compute.address or os.environ.get("RAY_ADDRESS"))
+
+
+def _check_targets(recipe: Recipe) -> None:
+    """Makes sure that the classes of custom scorers can be imported, where it is this machine that imports them."""
+    if not will_be_embedded(recipe.compute):
+        return
+    for scorer in recipe.named_scorers.values():
+        if isinstance(scorer, Custom):
+            with _working_folder():
+                find_class(scorer)
+
+
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Modules may lie in the working folder, where Ray's workers find them."""
+    if (folder := os.getcwd()) in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _any_row(sampled: list[RawSplit], sources: Sequence[Source], config: Input) -> bool:
+    """Whether there is a row anywhere; if the sample has none, the rest is looked through until there is one."""
+    rest = (raw for source in sources for raw in read_source(source, config))
+    return any(map(_has_rows, sampled)) or any(map(_has_rows, rest))
+
+
+def _has_rows(raw: RawSplit) -> bool:
+    # What cannot be read becomes a dead letter, and blank lines become nothing.
+    return raw.error is not None or (bool(raw.payload.strip()) if raw.kind == "jsonl" else raw.rows > 0)
+
+
+def _lengths(groups: pa.Table) -> pa.ChunkedArray:
+    """int32: the candidates of each group."""
+    return pc.list_value_length(groups.column("candidates"))
 
 
 def _warnings(recipe: Recipe) -> list[str]:
@@ -173,20 +216,3 @@ def _sampled_share(files: list[InputFile], sampled: list[RawSplit]) -> float:
     """The share of the input, by bytes, that the sample is: exact for plain JSONL, a guess where bytes are packed."""
     read = sum(raw.input_bytes / packing(files[raw.file_index]) for raw in sampled)
     return min(1.0, read / max(1, sum(file.size for file in files)))
-
-
-def _candidates(groups: list[pa.Table], sampled: list[RawSplit], config: Input) -> np.ndarray:
-    """int64: the candidates of each row that was looked at; a row that becomes none has 0."""
-    rows = sum(raw.rows for raw in sampled)
-    if config.layout == "groups":
-        each = [lengths_of(chunk) for table in groups for chunk in table.column("candidates").chunks]
-    else:
-        each = [np.ones(sum(len(row) for row in table.column("candidates")), np.int64) for table in groups]
-    found = np.concatenate([*each, np.zeros(0, np.int64)])
-    return np.concatenate([found, np.zeros(max(0, rows - len(found)), np.int64)])
-
-
-def _tokens(encoded: pa.Table, groups: int) -> np.ndarray:
-    """int64 [groups]: tokens of all sequences of each group."""
-    lengths = pc.fill_null(pc.list_value_length(encoded.column("ids")), 0).to_numpy()
-    return np.bincount(encoded.column("group").to_numpy(), lengths, groups).astype(np.int64)

@@ -26,7 +26,7 @@ from polar_ray.running.fingerprints import fingerprints_of
 from polar_ray.running.finished import finished
 from polar_ray.running.folder import RECORDS, RUN, RunFolder
 from polar_ray.running.identity import Identity, describe, versions
-from polar_ray.running.inputs import GONE, changed_files, checked_files, refuse_unopened
+from polar_ray.running.inputs import GONE, changed_files, checked_files, no_rows, refuse_unopened
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
 from polar_ray.running.parent import Parent, parent_of
@@ -254,13 +254,8 @@ def _refuse_empty(job: Job, tally: Tally) -> None:
     """
     if tally.rows > sum(tally.drops.values()) or job.recipe.limits.allow_empty:
         return
-    paths = [file.path for file in job.files]
-    take_back(job.folder, job.files, paths, job.recipe.input, changed=True)
-    where = f"{paths[0]} has" if len(paths) == 1 else f"the {len(paths):,} files of the input, {paths[0]} first, have"
-    raise InputError(
-        f"{where} no rows, so there is nothing to score. Correct input.path, or wait until there are rows, and run the "
-        "same command again; an empty score table is made with limits.allow_empty=true"
-    )
+    take_back(job.folder, job.files, [file.path for file in job.files], job.recipe.input, changed=True)
+    raise no_rows(job.files)
 
 
 def _nothing_to_do(folder: RunFolder) -> str:

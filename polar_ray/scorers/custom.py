@@ -21,7 +21,7 @@ class CustomScorer:
         Raises:
             RecipeError: The class cannot be imported, is no ``TextScorer``, or does not take the settings.
         """
-        cls = _find(config)
+        cls = find_class(config)
         settings = revealed(config.settings, config.public)
         secrets = secrets_in({name: value for name, value in settings.items() if name not in config.public})
         try:
@@ -34,14 +34,19 @@ class CustomScorer:
     @staticmethod
     def fingerprint(config: Custom) -> dict[str, str]:
         """Returns the class, hashes of its settings, and the hash of the file that defines it."""
-        source = inspect.getsourcefile(_find(config))
+        source = inspect.getsourcefile(find_class(config))
         assert source is not None, "a class that was imported by its module's name has a file"
         with open(source, "rb") as file:
             code = hashlib.sha256(file.read()).hexdigest()
         return {"target": config.target, "code": code} | declared(config)
 
 
-def _find(config: Custom) -> type[TextScorer]:
+def find_class(config: Custom) -> type[TextScorer]:
+    """Returns the class that a recipe names.
+
+    Raises:
+        RecipeError: It cannot be imported, or is no ``TextScorer``.
+    """
     module, name = config.target.split(":")
     try:
         cls = getattr(import_module(module), name)
