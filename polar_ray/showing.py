@@ -1,5 +1,6 @@
 """What the commands print: manifests, plans, and groups with their candidates in ranked order."""
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -7,13 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from polar_ray.data.generations import run_of
-from polar_ray.data.scores import scorer_names
+from polar_ray.data.scores import LISTED, scorer_names
 from polar_ray.data.status import Status
 from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.deriving.summary import summary
 from polar_ray.running.folder import RunFolder
-from polar_ray.running.unscored import FAILED, unscored
+from polar_ray.running.unscored import FAILED, failing_run, unscored
 from polar_ray.running.verified import failed, verification_line
 from polar_ray.terminal import printable, say
 
@@ -37,6 +38,7 @@ def print_manifest(
     table: str = "scores/part-*.parquet",
     *,
     options: dict[str, Any] | None = None,
+    timed: bool = True,
 ) -> None:
     """Prints the figures of a run, and why candidates have no reward.
 
@@ -45,17 +47,21 @@ def print_manifest(
         path: Its folder.
         table: Where its score table lies in there.
         options: Storage options of the folder.
+        timed: Print how long it took, too: not where nothing was done.
     """
     console = _console()
     counts = manifest.counts
+    took = (
+        f" in {manifest.duration_s:,.1f} s ({manifest.throughput['candidates_per_s']:,.0f} candidates/s while scoring)"
+    )
     console.print(
-        f"{counts['groups']:,} groups, {counts['candidates']:,} candidates from {counts['rows']:,} rows "
-        f"in {manifest.duration_s:,.1f} s ({manifest.throughput['candidates_per_s']:,.0f} candidates/s while scoring)"
+        f"{counts['groups']:,} groups, {counts['candidates']:,} candidates from {counts['rows']:,} rows"
+        + (took if timed else "")
     )
     for name, statuses in counts["statuses"].items():
         shown = ", ".join(f"{status} {count:,}" for status, count in statuses.items())
         console.print(f"status{f' of {name}' if name else ''}: {shown or 'no candidates'}")
-    _print_unscored(console, manifest, path, options)
+    _print_unscored(console, manifest, path, table, options)
     for what in ("dead_letters", "drops"):
         if counts[what]:
             shown = ", ".join(f"{reason} {count:,}" for reason, count in counts[what].items())
@@ -73,7 +79,8 @@ def print_manifest(
     if manifest.generation is not None:
         sources = ", ".join(f"{source.groups:,} from {source.generation}" for source in manifest.generation.sources)
         console.print(f"generation {manifest.generation.number}; rows by the generation that scored them: {sources}")
-    _print_stages(console, manifest)
+    if timed:
+        _print_stages(console, manifest)
     for name, entry in manifest.verification.items():
         console.print(verification_line(name, entry), style="bold red" if failed(entry) else None)
     console.print(f"score table: {path.rstrip('/')}/{table}", soft_wrap=True)
@@ -122,9 +129,10 @@ def print_plan(plan: "Plan") -> None:
         console.print(f"  {printable(file.path, lines=False)}  {file.size:,} bytes", soft_wrap=True)
     if len(plan.files) > 20:
         console.print(f"  … and {len(plan.files) - 20:,} more")
+    tokens = f"{plan.sample_tokens:,} tokens, " if plan.sample_tokens else ""
     console.print(
         f"sample: {plan.sample_rows:,} rows → {plan.sample_groups:,} groups, {plan.sample_candidates:,} candidates, "
-        f"{plan.sample_tokens:,} tokens, {plan.sample_dead_letters:,} dead letters"
+        f"{tokens}{plan.sample_dead_letters:,} dead letters"
     )
     for reason, count in plan.dead_letters.items():
         console.print(f"  dead letter {reason}: {count:,}")
@@ -144,20 +152,31 @@ def print_plan(plan: "Plan") -> None:
     console.print("nothing was written")
 
 
-def _print_unscored(console: Console, manifest: "Manifest", path: str, options: dict[str, Any] | None) -> None:
+def _print_unscored(
+    console: Console, manifest: "Manifest", path: str, table: str, options: dict[str, Any] | None
+) -> None:
     """Prints the most frequent failures with a prompt each, and what to do about them."""
     statuses = manifest.counts["statuses"]
     scorers = [name for name, counts in statuses.items() if counts.keys() & FAILED]
     if not scorers:
         return
-    for found in unscored(RunFolder.of(path, options), scorers):
+    folder = RunFolder.of(path, options)
+    for found in unscored(folder, scorers):
         who = f"{found.scorer}: " if found.scorer else ""
         said = f"  {who}{found.status} {found.candidates:,}, such as in prompt_id {found.prompt_id!r}"
         console.print(
             said + (f": {' '.join(found.message.split())[:MESSAGE_WIDTH]}" if found.message else ""), soft_wrap=True
         )
-    again = f"polar-ray retry {run_of(path, options)[0]}"
-    console.print(f"  mend the cause, then score these again: {again}", soft_wrap=True)
+    if table == LISTED:
+        # Its parts belong to several runs, and what they give comes into the next version.
+        run = failing_run(folder)
+        again = f", such as with polar-ray retry {shlex.quote(run)}" if run is not None else ""
+        told = (
+            f"mend the cause, then retry the runs of the curation that scored these{again}; its next tick publishes it"
+        )
+    else:
+        told = f"mend the cause, then score these again: polar-ray retry {shlex.quote(run_of(path, options)[0])}"
+    console.print(f"  {told}", soft_wrap=True)
 
 
 def _print_stages(console: Console, manifest: "Manifest") -> None:

@@ -2,12 +2,19 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polar_ray.data.generations import run_of
+from polar_ray.data.scores import parts_of
 from polar_ray.data.status import Status
 from polar_ray.deriving.columns import ScoreColumns
+from polar_ray.errors import OutputError
 from polar_ray.running.folder import RunFolder
+from polar_ray.running.manifest import read_manifest
 
 PARTS = 20
 """Parts of the score table that are looked at, those with the most failures first."""
@@ -36,6 +43,30 @@ class Unscored:
     prompt_id: str
 
 
+def failing_run(table: RunFolder) -> str | None:
+    """Returns a run whose scores the table of a curation's version lists and of which candidates failed.
+
+    The latest of those whose manifests tell so; None where the runs are not there any more.
+    """
+    parts = [info.path.rpartition("/scores/")[0] for info in parts_of(table.storage)]
+    for folder in sorted(set(parts), reverse=True)[:PARTS]:
+        try:
+            manifest = read_manifest(RunFolder(folder, table.options, table.wait_s))
+        except OutputError:
+            continue
+        if any(counts.keys() & FAILED for counts in manifest.counts["statuses"].values()):
+            return run_of(folder, table.options, table.wait_s)[0]
+    return None
+
+
+def _rows(file: pa.NativeFile, scorers: list[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns the scorers that say why, and what they say."""
+    part = pq.ParquetFile(file)
+    here = [scorer for scorer in scorers if ScoreColumns(scorer)("error") in part.schema_arrow.names]
+    names = [ScoreColumns(scorer)(name) for scorer in here for name in ("status", "error")]
+    return here, part.read(["prompt_id", *names]).to_pylist()
+
+
 def unscored(folder: RunFolder, scorers: list[str]) -> list[Unscored]:
     """Returns the most frequent failures in a run's score table, for each scorer."""
     failures = {
@@ -47,11 +78,7 @@ def unscored(folder: RunFolder, scorers: list[str]) -> list[Unscored]:
     found: dict[str, Counter[tuple[str, str | None]]] = {scorer: Counter() for scorer in scorers}
     prompts: dict[tuple[str, str, str | None], str] = {}
     for split in sorted(worst[:PARTS]):
-        with folder.storage.open_file(folder.part(split)) as file:
-            part = pq.ParquetFile(file)
-            here = [scorer for scorer in scorers if ScoreColumns(scorer)("error") in part.schema_arrow.names]
-            names = [ScoreColumns(scorer)(name) for scorer in here for name in ("status", "error")]
-            rows = part.read(["prompt_id", *names]).to_pylist()
+        here, rows = folder.storage.read_with(folder.part(split), partial(_rows, scorers=scorers))
         for scorer in here:
             column = ScoreColumns(scorer)
             for row in rows:

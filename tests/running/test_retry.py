@@ -15,11 +15,14 @@ from typer.testing import CliRunner
 from polar_ray.cli import app
 from polar_ray.data.generations import newest
 from polar_ray.data.scores import read_scores
+from polar_ray.data.storage import Storage
 from polar_ray.errors import InputError, NotFinished, RecipeChanged
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.running.folder import RunFolder
 from polar_ray.running.manifest import Manifest
 from polar_ray.running.retry import retry
 from polar_ray.running.run import run
+from polar_ray.running.unscored import unscored
 
 pytestmark = pytest.mark.usefixtures("embedded_ray")
 
@@ -378,6 +381,51 @@ def test_failures_are_shown_with_a_prompt_and_what_to_do(failed: Path) -> None:
     lines = shown.output[shown.output.index("status: error 6") :].splitlines()
     assert lines[1] == "  error 6, such as in prompt_id 'p0004': ValueError: not mended yet"
     assert lines[2] == f"  mend the cause, then score these again: polar-ray retry {failed}"
+
+
+def test_the_command_that_is_advised_can_be_pasted(failed: Path, tmp_path: Path) -> None:
+    shutil.copytree(failed, tmp_path / "my run")
+    shown = CliRunner().invoke(app, ["show", str(tmp_path / "my run"), "-n", "1"])
+    assert f"score these again: polar-ray retry '{tmp_path}/my run'\n" in shown.output
+
+
+def test_what_failed_in_a_version_is_retried_in_the_run_that_scored_it(failed: Path, tmp_path: Path) -> None:
+    for name, counts in (("1", {"": {"error": 6}}), ("2", {"": {"ok": 42}})):
+        shutil.copytree(failed, tmp_path / "runs" / name)
+        manifest = json.loads((failed / "manifest.json").read_text())
+        manifest["counts"]["statuses"] = counts
+        (tmp_path / "runs" / name / "manifest.json").write_text(json.dumps(manifest))
+    table = tmp_path / "versions" / "v" / "table"
+    table.mkdir(parents=True)
+    shutil.copy(failed / "manifest.json", table)
+    parts = [
+        {"path": f"../../../runs/{run}/scores/{part.name}", "size": part.stat().st_size}
+        for run in "12"
+        for part in sorted((failed / "scores").iterdir())
+    ]
+    (table / "scores.json").write_text(json.dumps({"schema": 1, "parts": parts}))
+    shown = CliRunner().invoke(app, ["show", str(table), "-n", "1"])
+    assert (
+        "  mend the cause, then retry the runs of the curation that scored these, such as with polar-ray retry "
+        f"{tmp_path}/runs/1; its next tick publishes it\n"
+    ) in shown.output
+
+
+def test_a_storage_that_is_away_for_a_moment_does_not_end_what_shows_failures(
+    failed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = unscored(RunFolder(str(failed)), [""])
+    opened, away = Storage.open_file, [True]
+
+    def sometimes(storage: Storage, path: str) -> pa.NativeFile:
+        if away:
+            away.pop()
+            raise ConnectionResetError("connection reset by peer")
+        return opened(storage, path)
+
+    monkeypatch.setattr(Storage, "open_file", sometimes)
+    assert unscored(RunFolder(str(failed)), [""]) == expected != []
+    assert not away
 
 
 def test_a_retry_that_changes_nothing_says_so(inputs: Path, copy: Path) -> None:
