@@ -58,6 +58,7 @@ def run(
     output = resolved.output
     folder = RunFolder.of(output.path, output.storage_options, resolved.limits.storage_wait_s)
     files = checked_files(resolved, folder, fresh=fresh)
+    there = not fresh and folder.is_finished()
     # Ray takes a second to load, and is not needed to say that a recipe or its input is wrong.
     from polar_ray.running.progress import reporter
     from polar_ray.running.run import run as run_recipe
@@ -67,7 +68,7 @@ def run(
     manifest = run_recipe(resolved, fresh=fresh, reporter=reporter(), files=files)
     if show:
         print_groups(sample(resolved.output.path, show, storage_options=resolved.output.storage_options))
-    print_manifest(manifest, resolved.output.path, options=resolved.output.storage_options)
+    print_manifest(manifest, resolved.output.path, options=resolved.output.storage_options, timed=not there)
     print_derived(resolved)
     if any(failed(entry) for entry in manifest.verification.values()):
         raise typer.Exit(1)

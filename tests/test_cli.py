@@ -17,6 +17,8 @@ from runs import TESTS, TINY_POLAR, files_below, score_table
 
 import polar_ray
 from polar_ray.cli import main
+from polar_ray.deriving.derived_folder import DerivedFolder
+from polar_ray.errors import OutputError
 
 ROOT = TESTS.parent
 Run = Callable[..., tuple[int, str, str]]
@@ -87,9 +89,13 @@ def test_running_twice_resumes_and_then_has_nothing_to_do(command: Run, recipe: 
     assert code == 0, errors
     assert "5 groups, 15 candidates from 5 rows" in output
     assert "status: ok 15" in output
+    assert "candidates/s while scoring" in output
     code, output, errors = command("run", recipe)
     assert code == 0
     assert "holds this run, finished; nothing to do" in errors
+    assert "5 groups, 15 candidates from 5 rows\n" in output
+    for figure in (" s (", "waited", "busy"):
+        assert figure not in output
     code, _, errors = command("run", recipe, "input.split_rows=3")
     assert code == 1
     assert "input.split_rows was 2 and is 3; use --fresh" in one_sentence(errors, "RecipeChanged")
@@ -182,8 +188,8 @@ def test_a_scorer_that_is_not_there_stops_the_run_before_anything_is_written(
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("input.pth=x", "unknown key input.pth; did you mean path?"),
-        ("compute.actors.maxx=2", "unknown key compute.actors.maxx; did you mean max?"),
+        ("input.pth=x", "unknown key input.pth; did you mean input.path?"),
+        ("compute.actors.maxx=2", "unknown key compute.actors.maxx; did you mean compute.actors.max?"),
         ("scorer.kind=lenght", "scorer.kind 'lenght' is not a scorer; did you mean length?"),
         ("compute.actors.max=many", "compute.actors.max: input should be a valid integer"),
         ("verbose", "the override 'verbose' must look like key.key=value"),
@@ -210,6 +216,37 @@ def test_an_input_that_is_not_there_is_one_sentence(command: Run, recipe: Path, 
         assert code == 1
         assert "nowhere" in one_sentence(errors, "NoFiles")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_refuses_what_a_run_would_refuse(
+    command: Run, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scorer_here.py").write_text(
+        "from polar_ray.scorers.text_scorer import TextScorer\nclass Mine(TextScorer): pass\n"
+    )
+    for target, said in (("no_such_module:Mine", "No module named"), ("scorer_here:Other", "has no attribute 'Other'")):
+        code, output, errors = command("plan", recipe, "scorer.kind=custom", f"scorer.target={target}")
+        assert (code, output) == (1, "")
+        assert f"scorer.target {target} cannot be imported: " in one_sentence(errors, "RecipeError")
+        assert said in errors
+    # Modules in the working folder are found, as the workers find them.
+    assert command("plan", recipe, "scorer.kind=custom", "scorer.target=scorer_here:Mine")[0] == 0
+    for name in ("empty", "blank"):
+        (tmp_path / f"{name}.jsonl").write_text("" if name == "empty" else "\n \n")
+        code, output, errors = command("plan", recipe, f"input.path={tmp_path}/{name}.jsonl")
+        assert (code, output) == (1, "")
+        assert f"{name}.jsonl has no rows, so there is nothing to score." in one_sentence(errors, "InputError")
+        code, output, _ = command("plan", recipe, f"input.path={tmp_path}/{name}.jsonl", "limits.allow_empty=true")
+        assert (code, "no candidates in the sample" in output) == (0, True)
+
+
+def test_a_dataset_is_not_derived_into_a_run(tmp_path: Path) -> None:
+    (tmp_path / "out" / "_run").mkdir(parents=True)
+    (tmp_path / "out" / "_run" / "run.json").write_text("{}")
+    folder = DerivedFolder(str(tmp_path / "out"))
+    with pytest.raises(OutputError, match=r"out holds a run, beside which no dataset is derived; give output\.path"):
+        folder.establish({"recipe": {"seed": 0}, "parent": "0", "versions": {"polar-ray": "0"}}, fresh=True)
 
 
 def test_a_wrong_column_name_is_said_before_anything_is_written(command: Run, recipe: Path, tmp_path: Path) -> None:
@@ -259,7 +296,7 @@ def test_a_plan_shows_recipe_input_sample_and_estimate_and_writes_nothing(
     assert (code, errors) == (0, "")
     assert "split_rows: 3" in output
     assert f"  {tmp_path / 'in.jsonl'}  " in output
-    assert "sample: 3 rows → 3 groups, 9 candidates, 0 tokens, 0 dead letters" in output
+    assert "sample: 3 rows → 3 groups, 9 candidates, 0 dead letters" in output
     assert "candidates (the sample is" in output
     assert output.rstrip().endswith("nothing was written")
     assert files_below(tmp_path) == {"in.jsonl", "recipe.yaml"}

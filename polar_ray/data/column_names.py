@@ -91,8 +91,8 @@ class _Names:
         """Returns what is wrong and what to set, or None where rows can be scored."""
         missing = [role for role in self._top if self._name(role) not in self._head]
         if missing:
-            columns = " and ".join(f"`{self._name(role)}`" for role in missing)
-            return f"no column {columns}; the columns are {_shown(self._head)}; {self._advice(missing)}"
+            columns = f"column{'' if len(missing) == 1 else 's'} {_and([f'`{self._name(role)}`' for role in missing])}"
+            return f"no {columns}; the columns are {_shown(self._head)}; {self._advice(missing)}"
         if self._fields is not None and self._name("messages") not in self._fields:
             return (
                 f"the candidates have no field `{self._name('messages')}`; their fields are {_shown(self._fields)}; "
@@ -202,8 +202,14 @@ def _set(settings: dict[str, str], wanted: Iterable[str] = ()) -> str:
     sentences = [f"set {' '.join(parts)}"] if parts else []
     unknown = [key for key in wanted if key not in settings]
     if unknown:
-        sentences.append(f"{'and ' if parts else ''}set {' and '.join(unknown)} to the right one")
+        right = "the right one" if len(unknown) == 1 else "the right ones"
+        sentences.append(f"{'and ' if parts else ''}set {_and(unknown)} to {right}")
     return " ".join(sentences)
+
+
+def _and(names: list[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _yaml(name: str) -> str:

@@ -1,13 +1,14 @@
 """Damage: telling a broken file, which costs itself, from one that cannot be opened and from a storage that fails."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
 
-from polar_ray.data.faults import is_denied
+from polar_ray.data.faults import is_denied, words
 from polar_ray.data.storage import Storage
-from polar_ray.errors import UnopenedFile
+from polar_ray.errors import StorageFault, UnopenedFile
 
 _EDGE_BYTES = 64 * 2**10
 
@@ -55,6 +56,13 @@ def opening(path: str) -> Iterator[None]:
         if not isinstance(error, FileNotFoundError) and not is_denied(error):
             raise
         raise UnopenedFile(
-            f"{path} cannot be opened ({error}), so its rows would be missing. Put it back or let this user read it, "
-            "and run the same command again; or set limits.max_unopened_files to go on without such files"
+            f"{path} cannot be opened ({_reason(error)}), so its rows would be missing. Put it back or let this user "
+            "read it, and run the same command again; or set limits.max_unopened_files to go on without such files"
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """Returns why, without the path, which the sentence has already."""
+    cause = error.__cause__ if isinstance(error, StorageFault) and error.__cause__ is not None else error
+    number = cause.errno if isinstance(cause, OSError) else None
+    return words(cause) if number is None else os.strerror(number)

@@ -15,13 +15,14 @@ from typing import Any
 
 import msgspec
 
+from polar_ray.data.generations import RECORD
 from polar_ray.data.lease import Work
 from polar_ray.data.one_writer import one_writer, others
 from polar_ray.data.own_files import Own, delete_own, refuse_links
 from polar_ray.data.records import DAMAGE, decode_record, differences
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.shards import FileRecord
-from polar_ray.errors import NotARun, NotFinished, OutputError, RecipeChanged
+from polar_ray.errors import NotFinished, OutputError, RecipeChanged
 from polar_ray.recipe.run import STORAGE_WAIT_S, Output
 
 
@@ -171,8 +172,12 @@ class DerivedFolder:
         storage, record = self.storage, msgspec.json.encode(identity, order="deterministic")
         marker, manifest = self.join("_derive", "derive.json"), self.join("manifest.json")
         if not self._is_derivation():
+            if storage.is_file(self.join(RECORD)):
+                raise OutputError(
+                    f"{self.path} holds a run, beside which no dataset is derived; give output.path a folder of its own"
+                )
             if others(storage, RECORDS):
-                raise NotARun(
+                raise OutputError(
                     f"{self.path} holds files but no derived dataset, so nothing is written there; give another "
                     "output.path or empty the folder yourself"
                 )

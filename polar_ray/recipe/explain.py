@@ -19,7 +19,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         options = _walk(model, location[:-1])[1]
         known = sorted({key for option in options if _is_model(option) for key in option.model_fields})
         nearest = process.extractOne(location[-1], known, score_cutoff=50)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known keys: {', '.join(known)}"
+        beside = where.removesuffix(location[-1])
+        hint = f"did you mean {beside}{nearest[0]}?" if nearest else f"known keys: {', '.join(known)}"
         sentence = f"unknown key {where}; {hint}"
     elif problem["type"] == "missing":
         sentence = f"{where} is missing"

@@ -100,7 +100,9 @@ class LogLines:
         if self._rates is None:
             # The first commit ends start-up: rates and the time that is left count from here.
             self._rates, self._started, self._begun_at, self._last = Rates(tally), now, done_share, now
-            self.say(f"{done_share:6.1%} first split committed")
+            # An empty file has a split, too.
+            if tally.rows:
+                self.say(f"{done_share:6.1%} first split committed")
             return
         if now - self._last < self._every_s:
             return

@@ -353,9 +353,12 @@ def test_shards_that_are_too_young_wait(tmp_path: Path) -> None:
     ("override", "sentence"),
     [
         ("input.layout=scattered", "write a prompt's candidates into one shard"),
-        ("derive.pairs.pairs.min_margn=1", r"unknown key derive\.pairs\.pairs\.min_margn; did you mean min_margin\?"),
+        (
+            "derive.pairs.pairs.min_margn=1",
+            r"unknown key derive\.pairs\.pairs\.min_margn; did you mean derive\.pairs\.pairs\.min_margin\?",
+        ),
         ("derive.table={best_of_n: {top_k: 1}}", r"derive\.table: the name must be"),
-        ("keep.version=3", r"unknown key keep\.version; did you mean versions\?"),
+        ("keep.version=3", r"unknown key keep\.version; did you mean keep\.versions\?"),
         ("scorer=null", "give exactly one of scorer"),
     ],
 )

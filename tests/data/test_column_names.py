@@ -80,7 +80,7 @@ def test_names_of_a_candidates_fields_are_guessed_with_it(write: Any) -> None:
 def test_a_row_per_candidate_is_held_to_its_own_columns(write: Any, layout: str) -> None:
     path = write(flat({"messages": "completion", "prompt": "question"}))
     message = refusal(path, layout=layout)
-    assert "no column `prompt` and `messages`; the columns are prompt_id, question, " in message
+    assert "no columns `prompt` and `messages`; the columns are prompt_id, question, " in message
     assert message.endswith("; set input.columns.prompt=question input.candidate_fields.messages=completion")
     check(path, layout=layout, columns={"prompt": "question"}, candidate_fields={"messages": "completion"})
 
@@ -101,6 +101,13 @@ def test_a_layout_that_is_likely_to_be_meant_is_named(write: Any) -> None:
 def test_a_name_that_says_nothing_is_guessed_by_its_type(write: Any) -> None:
     path = write(renamed({"candidates": "x1", "prompt": "x2"}))
     assert refusal(path).endswith("; set input.columns.candidates=x1 and set input.columns.prompt to the right one")
+
+
+def test_several_columns_are_listed_as_in_a_sentence(write: Any) -> None:
+    assert refusal(write([{"a": 1}]), True).endswith(
+        ": no columns `prompt`, `candidates` and `reference`; the columns are a; set input.columns.prompt, "
+        "input.columns.candidates and input.columns.reference to the right ones"
+    )
 
 
 def test_a_column_of_a_type_that_cannot_be_read_is_refused(write: Any) -> None:

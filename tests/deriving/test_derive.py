@@ -15,7 +15,7 @@ from score_tables import assistant, group, score_table, user, write_run
 from polar_ray.deriving.derive import derive
 from polar_ray.deriving.derived_folder import DerivedManifest
 from polar_ray.deriving.units import UnitReader
-from polar_ray.errors import ConservationError, NotARun, NotFinished, OutputError, RecipeChanged
+from polar_ray.errors import ConservationError, NotFinished, OutputError, RecipeChanged
 from polar_ray.recipe.derive import DeriveRecipe
 
 RUNNABLE: dict[str, dict[str, Any]] = {
@@ -258,7 +258,7 @@ def test_a_marker_that_is_none_makes_no_dataset(run: Path, tmp_path: Path) -> No
     for name in ("_derive/derive.json", "manifest.json", "data/train/part-00000.jsonl"):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("{}")
-    with pytest.raises(NotARun, match="no derived dataset"):
+    with pytest.raises(OutputError, match="no derived dataset"):
         derive(recipe(run, out, **RUNNABLE["pairs"]), fresh=True)
     assert set(contents(out)) == {"_derive/derive.json", "manifest.json", "data/train/part-00000.jsonl"}
 
@@ -277,7 +277,7 @@ def test_an_error_half_way_leaves_no_half_a_file_and_no_manifest(
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_folder_that_holds_something_else_is_not_touched(run: Path, tmp_path: Path, fresh: bool) -> None:
     before = contents(run)
-    with pytest.raises(NotARun, match="no derived dataset"):
+    with pytest.raises(OutputError, match="no derived dataset"):
         derive(recipe(run, run, **RUNNABLE["pairs"]), fresh=fresh)
     assert contents(run) == before
 

@@ -21,7 +21,7 @@ def refused(parts: dict[str, Any], *overrides: str) -> str:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("pairs.min_margn=1", "unknown key pairs.min_margn; did you mean min_margin?"),
+        ("pairs.min_margn=1", "unknown key pairs.min_margn; did you mean pairs.min_margin?"),
         ("pairs.strategy.kind=best_vs_wurst", "pairs.strategy.kind 'best_vs_wurst' is not a known kind; did you mean"),
         ("pairs.strategy={kind: best_vs_worst, k: 2}", "unknown key pairs.strategy.k"),
         ("export.kind=trl_sft", "export trl_sft is for best_of_n, not for pairs"),

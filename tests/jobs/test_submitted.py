@@ -272,7 +272,7 @@ def test_the_unit_of_systemd_runs_a_tick(dashboard: Dashboard, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("compute.actor.max=2", "unknown key compute.actor; did you mean actors?"),
+        ("compute.actor.max=2", "unknown key compute.actor; did you mean compute.actors?"),
         ("output.path=out", "output: out is a relative path, and the working directory of a submitted job is"),
     ],
 )

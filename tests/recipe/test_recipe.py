@@ -26,11 +26,11 @@ def message_of(*overrides: str) -> str:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("input.pth=x", "unknown key input.pth; did you mean path?"),
+        ("input.pth=x", "unknown key input.pth; did you mean input.path?"),
         ("inptu={}", "unknown key inptu; did you mean input?"),
-        ("scorer.dtpye=float32", "unknown key scorer.dtpye; did you mean dtype?"),
-        ("input.columns.promt=q", "unknown key input.columns.promt; did you mean prompt?"),
-        ("compute.actors.maximum=2", "unknown key compute.actors.maximum; did you mean max?"),
+        ("scorer.dtpye=float32", "unknown key scorer.dtpye; did you mean scorer.dtype?"),
+        ("input.columns.promt=q", "unknown key input.columns.promt; did you mean input.columns.prompt?"),
+        ("compute.actors.maximum=2", "unknown key compute.actors.maximum; did you mean compute.actors.max?"),
         ("scorer.kind=poler", "scorer.kind 'poler' is not a scorer; did you mean polar?"),
     ],
 )

@@ -51,6 +51,14 @@ def test_log_lines_say_how_far_the_run_is(capsys: pytest.CaptureFixture[str]) ->
     assert result == "100.0% 42 candidates, 7 candidates/s, 1,234 tokens/s, 6 dead letters"
 
 
+def test_the_split_of_an_empty_file_is_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = LogLines()
+    lines.begin(0.0)
+    lines.update(Tally([commit(rows=0)]), 1.0)
+    assert "split committed" not in capsys.readouterr().err
+    lines.update(tally(1), 1.0)
+
+
 def test_log_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
     lines = LogLines(every_s=1000)
     lines.begin(0.0)

@@ -148,7 +148,7 @@ def test_what_a_custom_scorer_may_add_is_taken_on_trust(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("derive.x.pairs.min_margn=1", "unknown key derive.x.pairs.min_margn; did you mean min_margin?"),
+        ("derive.x.pairs.min_margn=1", "unknown key derive.x.pairs.min_margn; did you mean derive.x.pairs.min_margin?"),
         ("derive.x={run: {path: a}, pairs: {}}", "unknown key derive.x.run"),
         ("derive.x={}", "derive.x: give exactly one of pairs, best_of_n and labels; given: none"),
         ("derive={a/b: {pairs: {}}}", "derive.a/b: a name that becomes a folder has letters"),

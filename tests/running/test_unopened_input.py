@@ -44,8 +44,12 @@ def test_reading_it_is_an_error_unless_that_is_allowed(open_path: Path, name: st
     with as_nobody():
         later = plan_sources(list_input(config) if how == "forbidden" else [planned[0].file], config)
         for source in (planned[0], later[0]):
-            with pytest.raises(UnopenedFile, match=rf"{name} cannot be opened .* set limits.max_unopened_files"):
+            with pytest.raises(
+                UnopenedFile, match=rf"{name} cannot be opened .* set limits.max_unopened_files"
+            ) as error:
                 list(read_source(source, config))
+            why = "Permission denied" if how == "forbidden" else "No such file or directory"
+            assert str(error.value).startswith(f"{path} cannot be opened ({why}), so ")
         splits = [list(read_source(source, config, unopened_allowed=True)) for source in (planned[0], later[0])]
         resumed = list(read_source(planned[0], config, {"00000-00000"}, unopened_allowed=True))
     assert [told(each) for each in splits] == [
