@@ -26,7 +26,7 @@ from polar_ray.curating.shards import (
 )
 from polar_ray.curating.state import Pending, Shard, State, Version, latest_number, read_state, write_state
 from polar_ray.curating.table import write_table
-from polar_ray.curating.versions import SCHEMA, Published, expired, folder_of, point_to, points_to, remove
+from polar_ray.curating.versions import SCHEMA, Published, expired, folder_of, has_datasets, point_to, points_to, remove
 from polar_ray.data.lease import Busy, Lease, Work
 from polar_ray.data.one_writer import LEASE_S
 from polar_ray.data.storage import Storage
@@ -165,7 +165,10 @@ class Curation:
         return _Work(
             shards=shards,
             retried=retried_runs(self._out, state),
-            datasets=self._recipe.over == "all" and bool(state.shards) and state.datasets != self._datasets,
+            datasets=self._recipe.over == "all"
+            and bool(state.shards)
+            and state.datasets != self._datasets
+            and not has_datasets(self._out, state, self._recipe.policies()),
             gone=gone,
             pointer=pointer,
         )

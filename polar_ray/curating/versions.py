@@ -20,6 +20,7 @@ from polar_ray.data.versioned import decode, encode
 from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.errors import NotFinished
 from polar_ray.recipe.curate import Retention
+from polar_ray.recipe.derive import completed_policy
 from polar_ray.running.clearing import check_clearable, clear
 
 SCHEMA = 1
@@ -119,6 +120,23 @@ def _pointer(out: Storage) -> Latest:
         SCHEMA,
         "delete it, and the next tick writes it anew; it scores nothing again",
     )
+
+
+def has_datasets(out: Storage, state: State, policies: dict[str, dict[str, Any]]) -> bool:
+    """Whether the latest version has these datasets, derived from all current shards.
+
+    An earlier version of polar_ray may have derived them, which knew fewer settings.
+    """
+    latest = state.latest
+    if latest is None or set(latest.runs) != {shard.run for shard in state.shards.values()}:
+        return False
+    found = {}
+    for name in policies:
+        dataset = DerivedFolder(out.join(folder_of(latest.name), name), out.options, out.wait_s)
+        if not dataset.is_finished():
+            return False
+        found[name] = completed_policy(dataset.read_manifest().recipe)
+    return found == policies
 
 
 def expired(versions: list[Version], keep: Retention, now: float) -> list[Version]:

@@ -23,6 +23,7 @@ from polar_ray.data.records import DAMAGE, decode_record, differences
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.shards import FileRecord
 from polar_ray.errors import NotFinished, OutputError, RecipeChanged
+from polar_ray.recipe.derive import completed_policy
 from polar_ray.recipe.run import STORAGE_WAIT_S, Output
 
 
@@ -192,15 +193,17 @@ class DerivedFolder:
     def read_same(self, identity: dict[str, Any]) -> DerivedManifest:
         """Returns the manifest of the finished derivation in the folder.
 
+        An earlier version may have finished it, or one with other libraries: its manifest says which.
+
         Raises:
             RecipeChanged: It is another one.
         """
         marker = self.join("_derive", "derive.json")
-        earlier, record = self.storage.read_bytes(marker), msgspec.json.encode(identity, order="deterministic")
-        if earlier == record:
-            return self.read_manifest()
-        found = differences(decode_record(earlier, marker, dict[str, Any]), msgspec.json.decode(record))
-        raise RecipeChanged(f"{self.path} holds a dataset that was derived otherwise: {found}{WAY_ON}")
+        earlier = decode_record(self.storage.read_bytes(marker), marker, dict[str, Any])
+        earlier = {**earlier, "recipe": completed_policy(earlier["recipe"]), "versions": identity["versions"]}
+        if found := differences(earlier, msgspec.to_builtins(identity)):
+            raise RecipeChanged(f"{self.path} holds a dataset that was derived otherwise: {found}{WAY_ON}")
+        return self.read_manifest()
 
     def read_manifest(self) -> DerivedManifest:
         """Returns the manifest.

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from polar_ray.recipe.base import Part
@@ -116,10 +116,7 @@ class DeriveRecipe(Derivation, Document):
         """Returns what decides the result: the recipe without places, credentials, ``compute`` and ``limits``."""
         policy = self.policy_as(self.name)
         if self.run.join or self.run.scorer_name is not None:
-            places = {"path", "storage_options"}
-            policy["tables"] = self.run.model_dump(
-                mode="json", exclude={**dict.fromkeys(places, True), "join": {"__all__": places}}
-            )
+            policy["tables"] = _without_places(self.run)
         return policy
 
 
@@ -137,3 +134,31 @@ class RunDerivation(Derivation):
         place = f"{run.path.rstrip('/')}/derived/{key}"
         output = self.output or Output(path=place, storage_options=run.storage_options)
         return self.from_table(key, ScoreTable(path=run.path, storage_options=run.storage_options), output, limits)
+
+
+def completed_policy(policy: dict[str, Any]) -> dict[str, Any]:
+    """Returns the policy that an earlier version recorded as this version writes it.
+
+    A setting that the record does not hold is one that its version did not know yet, so it was at its default.
+    """
+    rest = {key: value for key, value in policy.items() if key not in ("name", "tables")}
+    try:
+        complete = Derivation.model_validate(rest).policy_as(policy["name"])
+        if "tables" in policy:
+            # A record has no places, which say nothing of what was derived, and the model wants them.
+            tables = policy["tables"]
+            join = {name: {**table, "path": RECORDED} for name, table in tables.get("join", {}).items()}
+            complete["tables"] = _without_places(ScoreTable.model_validate({**tables, "path": RECORDED, "join": join}))
+    except ValidationError:
+        # A later version's settings: they differ from those of today, and are named as they are.
+        return policy
+    return complete
+
+
+RECORDED = "/recorded"
+"""Stands for the place of a table in a policy that was recorded without."""
+
+
+def _without_places(tables: ScoreTable) -> dict[str, Any]:
+    places = {"path", "storage_options"}
+    return tables.model_dump(mode="json", exclude={**dict.fromkeys(places, True), "join": {"__all__": places}})

@@ -30,7 +30,7 @@ from polar_ray.curating.tick import Curation
 from polar_ray.curating.versions import latest_version
 from polar_ray.data.scores import read_scores
 from polar_ray.deriving.derive import derive
-from polar_ray.errors import ScorerChanged
+from polar_ray.errors import RecipeChanged, ScorerChanged
 from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.running.manifest import Manifest
 from polar_ray.running.retry import retry
@@ -209,6 +209,39 @@ def test_an_old_run_gives_the_dataset_that_was_derived_from_it(name: str, server
             assert now[file] == expected[file], file
 
 
+def without_settings(server: Bucket, path: str, *keys: str) -> None:
+    """Takes settings of a derivation out of a record, as if its version had not known them."""
+    record = json.loads(server.get(path))
+    for key in keys:
+        part, _, name = key.partition(".")
+        del record["recipe"][part][name]
+    server.put(path, json.dumps(record).encode())
+
+
+LATER = ("pairs.prefer", "candidates.max_disagreement", "files.provenance")
+"""Settings of the golden derivation, at their defaults, that a version before it would not have known."""
+
+
+def test_an_old_derived_dataset_is_finished_although_there_are_more_settings_and_other_libraries_now(
+    server: Bucket,
+) -> None:
+    put_back(server, "closeness", "derived")
+    without_settings(server, "derived/pairs/_derive/derive.json", *LATER)
+    marker = server.get("derived/pairs/_derive/derive.json").replace(b'"pyarrow": "26', b'"pyarrow": "25')
+    server.put("derived/pairs/_derive/derive.json", marker)
+    before = written(server, "derived/pairs")
+    data = DERIVATIONS["pairs"]
+    data = {
+        **data,
+        "run": {**data["run"], "storage_options": server.options},
+        "output": {"path": "s3://bucket/derived/pairs", "storage_options": server.options},
+    }
+    assert derive(DeriveRecipe.of(data)).counts["rows"] == 11
+    assert written(server, "derived/pairs") == before
+    with pytest.raises(RecipeChanged, match=r"derived otherwise: recipe\.pairs\.prefer was widest and is narrowest;"):
+        derive(DeriveRecipe.of(data, ["pairs.prefer=narrowest"]))
+
+
 def test_errors_of_an_old_run_are_scored_again_and_the_rest_is_kept(server: Bucket, embedded_ray: None) -> None:
     put_back(server, "errors")
     manifest = retry("s3://bucket/errors", [*storage(server), "scorer.settings.words=[]"], allow_changed=True)
@@ -268,6 +301,15 @@ def test_an_old_curation_whose_scorer_is_set_otherwise_publishes_nothing(server:
     # A setting that came later is at its default, and another policy is no other scorer.
     same = curation(server.options, "curated", policy, "scorer.group_timeout_s=30")
     assert Curation(same, clock=lambda: CLOCK + 10800).tick().kind == "published"
+
+
+def test_an_old_curation_makes_no_version_because_there_are_more_settings_now(server: Bucket) -> None:
+    put_back(server, "curated")
+    state = server.names("curated/_curate/state/")[-1]
+    server.put(state, server.get(state).replace(json.loads(server.get(state))["datasets"].encode(), b"other"))
+    without_settings(server, f"curated/versions/{place('{latest}')}/pairs/manifest.json", *LATER)
+    watched = curation(server.options, "curated")
+    assert Curation(watched, clock=lambda: CLOCK + 7200).tick().kind == "nothing"
 
 
 def test_a_tick_of_an_old_curation_that_was_interrupted_is_finished(server: Bucket, embedded_ray: None) -> None:
