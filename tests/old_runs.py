@@ -107,7 +107,16 @@ def put_local(folder: Path) -> None:
                 index = table.column_names.index(column)
                 table = table.set_column(index, table.schema.field(index), texts)
             path.write_bytes(parquet_bytes(table))
+    total = 0
     for path in (folder / "out" / "_run" / "commits").iterdir():
         commit = json.loads(path.read_text())
         part = folder / "out" / "scores" / f"part-{path.stem}.parquet"
-        path.write_text(json.dumps({**commit, "part_bytes": part.stat().st_size if part.exists() else 0}))
+        removal = folder / "out" / "_run" / "duplicates" / path.name
+        removed = json.loads(removal.read_text())["part_bytes"] if removal.exists() else 0
+        size = part.stat().st_size if part.exists() else 0
+        path.write_text(json.dumps({**commit, "part_bytes": size + removed}))
+        total += size
+    path = folder / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["counts"]["score_table_bytes"] = total
+    path.write_text(json.dumps(manifest))

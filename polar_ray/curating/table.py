@@ -43,7 +43,7 @@ def write_table(
         now: Seconds since 1970.
 
     Raises:
-        ConservationError: A part of a shard is missing.
+        ConservationError: A part of a shard is missing or damaged.
     """
     up = "/".join([".."] * len(folder.split("/")))
     sizes: dict[tuple[str, int], dict[str, int]] = {}
@@ -62,6 +62,13 @@ def write_table(
                 )
             place = run.join("scores", name).removeprefix(out.join(""))
             parts.append(ListedPart(f"{up}/{place}", sizes[key][name]))
+        found = sum(part.size for part in parts[len(parts) - shard.splits :])
+        if found != shard.counts["part_bytes"]:
+            raise ConservationError(
+                f"the parts of {path} in {run.join('scores')}, which begin with part-{shard.file_index:05d}, have "
+                f"{found:,} bytes where {shard.counts['part_bytes']:,} were written; restore them from a copy, or "
+                f"remove the shard from {out.join('_curate', 'state')}, and the next tick scores it again"
+            )
         _add(tally, shard)
     moment = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds")
     seconds = sum(run.scoring_s for run in runs)

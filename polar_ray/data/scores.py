@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from polar_ray.data.generations import newest
+from polar_ray.data.parts import check_parts, decoding, run_parts
 from polar_ray.data.records import decode_record
 from polar_ray.data.storage import FileInfo, Files, Storage
 from polar_ray.errors import NotARun, NotFinished
@@ -51,6 +52,7 @@ def open_scores(
     Raises:
         NotARun: There is no run in the folder.
         NotFinished: The run has not finished, and ``partial`` is not set.
+        OutputError: A part of the table is gone or damaged.
     """
     storage = Storage.of(run, storage_options, wait_s)
     root = table_folder(run, storage_options, wait_s)
@@ -60,9 +62,15 @@ def open_scores(
         raise NotFinished(
             f"the run in {run} has not finished, so its score table is not complete; run the recipe again to finish it"
         )
-    parts = [info.path for info in parts_of(Storage.of(root, storage_options, wait_s))]
+    table = Storage.of(root, storage_options, wait_s)
+    found = parts_of(table)
+    if finished and not table.is_file(table.join(LISTED)):
+        check_parts(table, found)
+    parts = [info.path for info in found]
     keys = [storage.relative(path) for path in parts]
-    return storage.patiently(lambda: ds.dataset(keys, filesystem=storage.filesystem))
+    # The columns are those of the first part.
+    with decoding(parts[0] if parts else root):
+        return storage.patiently(lambda: ds.dataset(keys, filesystem=storage.filesystem))
 
 
 def refuse_other(folder: Storage) -> None:
@@ -95,7 +103,7 @@ def parts_of(table: Storage) -> Files:
     """
     listed = table.join(LISTED)
     if not table.is_file(listed):
-        return [info for info in table.list(table.join("scores")) if info.path.endswith(".parquet")]
+        return run_parts(table)
     parts = decode_record(table.read_bytes(listed), listed, ListedParts).parts
     scheme, separator, root = table.url.rpartition("://")
     paths = [scheme + separator + posixpath.normpath(f"{root}/{part.path}") for part in parts]
@@ -134,7 +142,8 @@ def read_scores(
     """
     dataset = open_scores(run, storage_options=storage_options, partial=partial)
     wanted = None if columns is None else list(columns)
-    return Storage.of(run, storage_options).patiently(lambda: dataset.to_table(columns=wanted))
+    with decoding(f"the score table of {run}"):
+        return Storage.of(run, storage_options).patiently(lambda: dataset.to_table(columns=wanted))
 
 
 def sample(run: str, groups: int, *, storage_options: dict[str, Any] | None = None) -> pa.Table:
@@ -144,7 +153,10 @@ def sample(run: str, groups: int, *, storage_options: dict[str, Any] | None = No
     chosen = [parts[len(parts) * place // groups] for place in range(groups)]
     each = Counter(part.path for part in chosen)
     storage = Storage.of(run, storage_options)
-    tables = [storage.patiently(functools.partial(part.head, each[part.path])) for part in dict.fromkeys(chosen)]
+    tables = []
+    for part in dict.fromkeys(chosen):
+        with decoding(part.path):
+            tables.append(storage.patiently(functools.partial(part.head, each[part.path])))
     return pa.concat_tables([dataset.schema.empty_table(), *tables])
 
 

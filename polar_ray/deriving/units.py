@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polar_ray.data.parts import decoding
 from polar_ray.data.storage import FileInfo, Storage
 
 UNIT_PARTS = 16
@@ -61,8 +62,9 @@ class UnitReader:
 
     def __enter__(self) -> "UnitReader":
         for path in self._unit.parts:
-            source = self._stack.enter_context(self._storage.open_file(path))
-            self._files.append(self._storage.patiently(partial(self._opened, source)))
+            with decoding(path):
+                source = self._stack.enter_context(self._storage.open_file(path))
+                self._files.append(self._storage.patiently(partial(self._opened, source)))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -75,9 +77,13 @@ class UnitReader:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Returns columns (Parquet paths, in which ``a.list.element.b`` is a field of list elements) of all rows."""
-        # One thread: the other CPUs work on other units.
-        readings = [partial(file.read, columns=list(columns), use_threads=False) for file in self._files]
-        return pa.concat_tables([self._storage.patiently(reading) for reading in readings])
+        tables = []
+        for path, file in zip(self._unit.parts, self._files, strict=True):
+            # One thread: the other CPUs work on other units.
+            reading = partial(file.read, columns=list(columns), use_threads=False)
+            with decoding(path):
+                tables.append(self._storage.patiently(reading))
+        return pa.concat_tables(tables)
 
     def _opened(self, source: pa.NativeFile) -> pq.ParquetFile:
         return pq.ParquetFile(source, pre_buffer=not self._storage.is_local)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from polar_ray.data.dead_letters import DEAD_LETTER_SCHEMA
 from polar_ray.data.group import GROUP_SCHEMA, table_to_groups
+from polar_ray.data.parts import decoding
 from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.errors import ConservationError
 from polar_ray.running.commit import parquet_bytes, value_counts
@@ -105,7 +106,9 @@ def _repeats(
 
 def _ids(folder: RunFolder, commit: Commit) -> pa.ChunkedArray:
     path = folder.part(commit.split_id)
-    return folder.storage.read_with(path, lambda file: pq.read_table(file, columns=["prompt_id"])).column("prompt_id")
+    with decoding(path):
+        table = folder.storage.read_with(path, lambda file: pq.read_table(file, columns=["prompt_id"]))
+    return table.column("prompt_id")
 
 
 def _hashes(ids: pa.ChunkedArray) -> np.ndarray:
@@ -166,4 +169,6 @@ def _remove(
 
 
 def _table(folder: RunFolder, commit: Commit) -> pa.Table:
-    return folder.storage.read_with(folder.part(commit.split_id), pq.read_table)
+    path = folder.part(commit.split_id)
+    with decoding(path):
+        return folder.storage.read_with(path, pq.read_table)

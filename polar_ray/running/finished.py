@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from polar_ray.data.listing import InputFile
+from polar_ray.data.parts import check_parts, run_parts
 from polar_ray.errors import PolarRayError, RecipeChanged
 from polar_ray.models.checkpoint import adapter_files, scored_files
 from polar_ray.models.hashes import known_sha256
@@ -19,6 +20,9 @@ def finished(recipe: Recipe, parent: Parent | None, folder: RunFolder, files: li
     """Returns the manifest if the folder holds this very run, finished, as far as this process can tell by itself.
 
     None where anything differs, or where only the nodes of the cluster can tell: they have the last word.
+
+    Raises:
+        OutputError: A part of the score table is gone or damaged.
     """
     if not folder.is_finished() or (earlier := read_identity(folder)) is None:
         return None
@@ -30,6 +34,7 @@ def finished(recipe: Recipe, parent: Parent | None, folder: RunFolder, files: li
         check_same(folder, earlier, Identity.of(recipe, files, {**inherited, **fingerprints}))
     except RecipeChanged:
         return None
+    check_parts(folder.storage, run_parts(folder.storage))
     return read_manifest(folder)
 
 

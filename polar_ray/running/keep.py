@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import ray
 
 from polar_ray.data.group import GROUP_SCHEMA
+from polar_ray.data.parts import decoding
 from polar_ray.data.records import decode_record
 from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.errors import RecipeChanged
@@ -119,7 +120,8 @@ class Keep:
         for path in (self.parent.dead_letters(split), self.parent.dead_letters(f"{split}-duplicates")):
             if not self.parent.storage.is_file(path):
                 continue
-            table = self.parent.storage.read_with(path, pq.read_table)
+            with decoding(path):
+                table = self.parent.storage.read_with(path, pq.read_table)
             found = [
                 (letter, place[where])
                 for letter, (where, stage) in enumerate(
@@ -226,7 +228,8 @@ def _origins(folder: RunFolder) -> str:
 
 
 def _read(folder: RunFolder, split: str, columns: list[str] | None = None) -> pa.Table:
-    return folder.storage.read_with(folder.part(split), lambda file: pq.read_table(file, columns=columns))
+    with decoding(folder.part(split)):
+        return folder.storage.read_with(folder.part(split), lambda file: pq.read_table(file, columns=columns))
 
 
 def _places(table: pa.Table, file: str, row: str) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import ray
 
 from polar_ray.data.lines import BLANKS_COUNT
+from polar_ray.data.parts import decoding
 from polar_ray.data.revive import revives
 from polar_ray.data.status import Status
 from polar_ray.errors import RecipeChanged
@@ -184,7 +185,8 @@ class Retrial:
         """Splits of files that did not change, with dead letters that are none any more."""
 
         def look(path: str) -> str | None:
-            letters = self.parent.storage.read_with(path, pq.read_table)
+            with decoding(path):
+                letters = self.parent.storage.read_with(path, pq.read_table)
             unchanged = letters.filter(
                 np.array([file not in self.changed for file in letters["file"].to_pylist()], bool)
             )

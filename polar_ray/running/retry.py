@@ -8,6 +8,7 @@ from polar_ray.data.dead_letters import UNOPENED
 from polar_ray.data.generations import generation, newest, run_of
 from polar_ray.data.listing import InputFile, input_file
 from polar_ray.data.one_writer import one_writer
+from polar_ray.data.parts import check_parts, run_parts
 from polar_ray.data.scores import LISTED
 from polar_ray.data.storage import FileInfo, Storage
 from polar_ray.errors import InputError, NotARun, RecipeChanged, RecipeError
@@ -74,6 +75,7 @@ def retry(
             f"{parent.path} is the score table of a curation's version, whose parts belong to several runs; retry "
             "those, in runs/ of the curation's output folder, and its next tick takes over what they give"
         )
+    check_parts(parent.storage, run_parts(parent.storage))
     target = RunFolder.of(generation(root, number + 1), options, first.wait_s)
     output = {"path": target.path, "storage_options": options}
     held = {**manifest.recipe, "input": {**manifest.recipe["input"], "storage_options": {}}, "output": output}

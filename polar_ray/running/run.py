@@ -12,6 +12,7 @@ from polar_ray.data.lease import Lease
 from polar_ray.data.lines import READING
 from polar_ray.data.listing import InputFile
 from polar_ray.data.one_writer import LEASE_S, one_writer
+from polar_ray.data.parts import check_parts, run_parts
 from polar_ray.data.sources import plan_sources
 from polar_ray.errors import InputChanged, InputError, OutputError, PolarRayError, ScoringError
 from polar_ray.recipe.recipe import Recipe
@@ -157,6 +158,7 @@ def score(
         planned = READING if retrial is None else retrial.reading
         begun = establish(folder, Identity.of(recipe, files, fingerprints, planned), fresh=fresh)
         if lease is None or folder.is_finished():
+            check_parts(folder.storage, run_parts(folder.storage))
             reporter.say(_nothing_to_do(folder))
             return read_manifest(folder)
         folder.storage.sweep(folder.path, older_than_s=LEFTOVER_S)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polar_ray.data.generations import run_of
+from polar_ray.data.parts import decoding
 from polar_ray.data.scores import parts_of
 from polar_ray.data.status import Status
 from polar_ray.deriving.columns import ScoreColumns
@@ -78,7 +79,8 @@ def unscored(folder: RunFolder, scorers: list[str]) -> list[Unscored]:
     found: dict[str, Counter[tuple[str, str | None]]] = {scorer: Counter() for scorer in scorers}
     prompts: dict[tuple[str, str, str | None], str] = {}
     for split in sorted(worst[:PARTS]):
-        here, rows = folder.storage.read_with(folder.part(split), partial(_rows, scorers=scorers))
+        with decoding(folder.part(split)):
+            here, rows = folder.storage.read_with(folder.part(split), partial(_rows, scorers=scorers))
         for scorer in here:
             column = ScoreColumns(scorer)
             for row in rows:

@@ -230,3 +230,20 @@ def test_a_run_begun_when_blank_lines_filled_splits_goes_on_in_the_same_splits(t
     identity = read_identity(RunFolder.of(str(tmp_path / "old/generations/2")))
     assert identity is not None
     assert identity.reading == BLANKS_COUNT
+
+
+@pytest.mark.parametrize("damage", [b"", b"half", None])
+def test_a_finished_table_with_a_damaged_part_is_no_finished_table_and_the_way_on_that_is_said_makes_it_whole(
+    inputs: Path, fresh: Path, copy: Path, damage: bytes | None
+) -> None:
+    part = copy / "scores" / "part-00000-00001.parquet"
+    part.unlink() if damage is None else part.write_bytes(damage)
+    with pytest.raises(OutputError, match=rf"{part.name}.*delete {copy}/manifest.json and run the command again"):
+        run(wanted(inputs, copy))
+    with pytest.raises(OutputError, match=part.name):
+        retry(str(copy))
+    (copy / "manifest.json").unlink()
+    told = Listening()
+    run(wanted(inputs, copy), reporter=told)
+    assert "1 splits whose parts are gone or damaged are scored again" in told.said
+    assert lasting(copy) == lasting(fresh)

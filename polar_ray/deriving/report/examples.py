@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polar_ray.data.arrays import flat
+from polar_ray.data.parts import decoding
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.rank import rank
 from polar_ray.deriving.report.choosing import Chosen, Place
@@ -50,9 +51,10 @@ def read_examples(storage: Storage, sources: Sources, wish: Wish) -> list[tuple[
     fields = ("candidate_id", "messages.list.element.role", "messages.list.element.content", "model")
     scores = [name for name in sources.columns if "." not in name]
     columns = [*scores, "prompt", "references", "input_file", "input_row", *map(candidate_path, fields)]
-    table = kept(storage).read_with(
-        wish.part, lambda stream: pq.ParquetFile(stream).read(columns=columns, use_threads=False)
-    )
+    with decoding(wish.part):
+        table = kept(storage).read_with(
+            wish.part, lambda stream: pq.ParquetFile(stream).read(columns=columns, use_threads=False)
+        )
     rows = table.take(list(wish.rows)).combine_chunks()
     labels = _labels(rows, sources)
     ranks = {scorer.wanted.reward: rank(rows.column(scorer.wanted.reward)).to_pylist() for scorer in sources.scorers}

@@ -8,6 +8,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polar_ray.data.parts import decoding
 from polar_ray.data.storage import Storage
 from polar_ray.recipe.secrets import masked_recipe
 from polar_ray.scorers.fingerprint import hashed
@@ -65,7 +66,9 @@ def dead_letters(storage: Storage, *, text: bool) -> list[dict[str, Any]]:
     for info in storage.list(storage.join("dead_letters"))[:LETTER_FILES]:
         if not info.path.endswith(".parquet"):
             continue
-        for letter in storage.read_with(info.path, _first_letters):
+        with decoding(info.path):
+            first = storage.read_with(info.path, _first_letters)
+        for letter in first:
             same = found.setdefault(letter["reason"], [])
             if len(same) < LETTERS:
                 raw = letter.pop("raw") or b""
