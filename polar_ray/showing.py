@@ -9,12 +9,12 @@ from rich.text import Text
 
 from polar_ray.data.generations import run_of
 from polar_ray.data.scores import LISTED, scorer_names
-from polar_ray.data.status import Status
+from polar_ray.data.status import FAILED, Status
 from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.deriving.summary import summary
 from polar_ray.running.folder import RunFolder
-from polar_ray.running.unscored import FAILED, failing_run, unscored
+from polar_ray.running.frequent_failures import failing_run, frequent_failures
 from polar_ray.running.verified import failed, verification_line
 from polar_ray.terminal import printable, say
 
@@ -161,7 +161,7 @@ def _print_unscored(
     if not scorers:
         return
     folder = RunFolder.of(path, options)
-    for found in unscored(folder, scorers):
+    for found in frequent_failures(folder, scorers):
         who = f"{found.scorer}: " if found.scorer else ""
         said = f"  {who}{found.status} {found.candidates:,}, such as in prompt_id {found.prompt_id!r}"
         console.print(

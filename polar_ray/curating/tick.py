@@ -27,7 +27,7 @@ from polar_ray.curating.shards import (
 from polar_ray.curating.state import Pending, Shard, State, Version, latest_number, read_state, write_state
 from polar_ray.curating.table import write_table
 from polar_ray.curating.versions import SCHEMA, Published, expired, folder_of, has_datasets, point_to, points_to, remove
-from polar_ray.data.lease import Busy, Lease, Work
+from polar_ray.data.lease import Busy, Lease, Purpose
 from polar_ray.data.one_writer import LEASE_S
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import encode
@@ -38,7 +38,7 @@ from polar_ray.running.derivations import check_derivations
 from polar_ray.running.inputs import checked_files
 from polar_ray.running.progress import Reporter, Silent
 
-TICK = Work("tick", "nothing was published", "lease_s")
+TICK = Purpose("tick", "nothing was published", "lease_s")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Due:
     """What there is to do.
 
     Attributes:
@@ -145,7 +145,7 @@ class Curation:
             raise UnopenedFile(f"{text}; let this user read them, or allow them with limits.max_unopened_files")
         return replace(outcome, text=text)
 
-    def _work(self, state: State) -> _Work:
+    def _work(self, state: State) -> _Due:
         listed = listed_shards(self._recipe, self._out, self._clock())
         new = new_shards(listed, state)
         shards, self._unopened = split_by_access(new, self._recipe.input, self._recipe.limits.storage_wait_s)
@@ -160,9 +160,9 @@ class Curation:
             closed = begun.keys() & set(self._unopened)
             if closed and (self._too_many_unopened or closed == begun.keys()):
                 self._waits = True
-                return _Work({}, {}, False, gone, pointer)
+                return _Due({}, {}, False, gone, pointer)
             shards = begun or shards
-        return _Work(
+        return _Due(
             shards=shards,
             retried=retried_runs(self._out, state),
             datasets=self._recipe.over == "all"
@@ -173,7 +173,7 @@ class Curation:
             pointer=pointer,
         )
 
-    def _publish(self, state: State, work: _Work, lease: Lease) -> State:
+    def _publish(self, state: State, work: _Due, lease: Lease) -> State:
         """Makes a version and returns the state with it."""
         begun = self._begin(state, work, lease)
         name = begun.tick
@@ -223,7 +223,7 @@ class Curation:
         point_to(self._out, version)
         return state
 
-    def _begin(self, state: State, work: _Work, lease: Lease) -> Pending:
+    def _begin(self, state: State, work: _Due, lease: Lease) -> Pending:
         """Writes down what the tick is going to do, or finds what an earlier one was about to."""
         pending = state.pending
         if pending is not None and (not pending.shards or work.shards.keys() & pending.shards.keys()):
@@ -252,7 +252,7 @@ class Curation:
         write_state(self._out, msgspec.structs.replace(state, pending=pending, last_tick=pending.tick), lease.token)
 
     def _score(
-        self, state: State, pending: Pending, work: _Work, lease: Lease, beside: mixture.Manifests
+        self, state: State, pending: Pending, work: _Due, lease: Lease, beside: mixture.Manifests
     ) -> dict[str, Shard]:
         """Scores the shards of a tick, beside the runs of some manifests, into a run, or goes on with it."""
         folder = run_folder(self._out, pending.tick, 1)

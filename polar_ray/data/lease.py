@@ -70,7 +70,7 @@ class Busy(Exception):
 
 
 @dataclass(frozen=True)
-class Work:
+class Purpose:
     """What is done under a lease, and how much depends on it.
 
     Attributes:
@@ -102,7 +102,7 @@ class Fence:
     leases: Storage
     token: int
     owner: str
-    work: Work
+    work: Purpose
 
     def check(self) -> None:
         """Makes sure that what a helper is about to write is still wanted.
@@ -124,7 +124,7 @@ class Lease:
     """
 
     def __init__(
-        self, storage: Storage, token: int, record: LeaseRecord, ttl_s: float, work: Work, clock: Callable[[], float]
+        self, storage: Storage, token: int, record: LeaseRecord, ttl_s: float, work: Purpose, clock: Callable[[], float]
     ) -> None:
         self.token = token
         self._storage = storage
@@ -141,7 +141,7 @@ class Lease:
 
     @staticmethod
     def take(
-        storage: Storage, ttl_s: float, work: Work, *, above: int = 0, clock: Callable[[], float] = time.time
+        storage: Storage, ttl_s: float, work: Purpose, *, above: int = 0, clock: Callable[[], float] = time.time
     ) -> "Lease":
         """Takes the lease.
 
@@ -259,7 +259,7 @@ def _is_held(storage: Storage, token: int, owner: str) -> bool:
     return last == token and record is not None and record.owner == owner
 
 
-def _claimed(storage: Storage, token: int, ttl_s: float, work: Work, now: float) -> LeaseRecord | None:
+def _claimed(storage: Storage, token: int, ttl_s: float, work: Purpose, now: float) -> LeaseRecord | None:
     """Creates the lease of a number; returns its record, or None where another owner was quicker."""
     since = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds")
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -273,7 +273,7 @@ def _claimed(storage: Storage, token: int, ttl_s: float, work: Work, now: float)
     return mine
 
 
-def _claim(storage: Storage, token: int, record: LeaseRecord, work: Work) -> bool:
+def _claim(storage: Storage, token: int, record: LeaseRecord, work: Purpose) -> bool:
     """Creates the file of a lease; returns whether nobody else has."""
     path, data = numbered(storage, token), msgspec.json.encode(record)
     try:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from polar_ray.data.lease import Busy, Lease, Work
+from polar_ray.data.lease import Busy, Lease, Purpose
 from polar_ray.data.storage import FileInfo, Storage
 from polar_ray.errors import OutputBusy
 
@@ -24,7 +24,7 @@ def others(storage: Storage, records: str) -> list[FileInfo]:
 
 
 @contextmanager
-def one_writer(storage: Storage, records: str, work: Work, lease_s: float = LEASE_S) -> Iterator[Lease]:
+def one_writer(storage: Storage, records: str, work: Purpose, lease_s: float = LEASE_S) -> Iterator[Lease]:
     """Keeps others out of an output folder while the block runs; in the end nothing of the lease is left.
 
     Args:

@@ -45,6 +45,14 @@ class Status(str, Enum):
         return self.is_error or self in (Status.TIMEOUT, Status.NON_FINITE)
 
     @property
+    def is_of_the_settings(self) -> bool:
+        """Whether it comes out the same again unless the scorer's settings change.
+
+        ``no_reference`` depends on the input alone: a group that got a reference is another group.
+        """
+        return self in (Status.TOO_LONG, Status.TRUNCATED, Status.UNSUPPORTED)
+
+    @property
     def was_tried(self) -> bool:
         """Whether the scorer could try at all: the group has what it needs, and the scorer can show it its model."""
         return self not in (Status.NO_REFERENCE, Status.TOO_LONG, Status.UNSUPPORTED)
@@ -53,3 +61,7 @@ class Status(str, Enum):
     def may_be_the_device(self) -> bool:
         """Whether a device that has failed gives this status, so that a new process may fare better."""
         return self in (Status.ERROR, Status.NON_FINITE)
+
+
+FAILED = frozenset(status.value for status in Status if status.has_failed)
+OF_THE_SETTINGS = frozenset(status.value for status in Status if status.is_of_the_settings)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from polar_ray.data.generations import RECORD
-from polar_ray.data.lease import Work
+from polar_ray.data.lease import Purpose
 from polar_ray.data.one_writer import one_writer, others
 from polar_ray.data.own_files import Own, delete_own, refuse_links
 from polar_ray.data.records import DAMAGE, decode_record, differences
@@ -92,7 +92,7 @@ class _Marker(msgspec.Struct, frozen=True):
 
 
 RECORDS = "_derive"
-WORK = Work("derivation", "the dataset is not finished", strict=False)
+WORK = Purpose("derivation", "the dataset is not finished", strict=False)
 JOINED = Own("_derive/joined", r".+/\d{4,}/\d{5,}\.parquet")
 """Rows of joined tables, in an interrupted derivation."""
 OWN = (

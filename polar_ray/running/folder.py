@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from polar_ray.data.generations import RECORD
-from polar_ray.data.lease import Work
+from polar_ray.data.lease import Purpose
 from polar_ray.data.one_writer import others
 from polar_ray.data.records import decode_record
 from polar_ray.data.storage import Storage
@@ -30,7 +30,7 @@ from polar_ray.recipe.run import STORAGE_WAIT_S
 from polar_ray.scorers.verification import Verification
 
 RECORDS = "_run"
-RUN = Work("run", "the run goes on there", strict=False)
+RUN = Purpose("run", "the run goes on there", strict=False)
 
 
 class Commit(msgspec.Struct, frozen=True):

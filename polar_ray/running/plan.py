@@ -89,7 +89,7 @@ def plan(recipe: Recipe) -> Plan:
         encoder = make_encoder(scorer)
         if encoder is None:
             continue
-        encoded = [encoder.encode(seen(table, Sight.of(scorer)).groups) for table in groups]
+        encoded = [encoder.encode(seen(table, encoder.sight).groups) for table in groups]
         ids_of_splits = [int(pc.sum(pc.list_value_length(table["ids"])).as_py() or 0) for table in encoded]
         each = np.array(ids_of_splits, np.int64)
         each_tokens = each if each_tokens is None else each_tokens + each

@@ -17,7 +17,7 @@ import ray
 from polar_ray.data.lines import BLANKS_COUNT
 from polar_ray.data.parts import decoding
 from polar_ray.data.revive import revives
-from polar_ray.data.status import Status
+from polar_ray.data.status import FAILED, OF_THE_SETTINGS
 from polar_ray.errors import RecipeChanged
 from polar_ray.recipe.input import Input
 from polar_ray.running.folder import Commit, Removal, RunFolder
@@ -27,14 +27,7 @@ from polar_ray.running.keep import Index, Keep, origins_path, rows_by_generation
 from polar_ray.running.manifest import Generation, Manifest, Source
 from polar_ray.running.progress import Reporter
 from polar_ray.running.tally import Tally, errors_in
-from polar_ray.running.unscored import FAILED
 from polar_ray.scorers.fingerprint import changed_keys
-
-OF_THE_SETTINGS = frozenset(status.value for status in (Status.TOO_LONG, Status.TRUNCATED, Status.UNSUPPORTED))
-"""Statuses that come out the same again unless the scorer's settings changed.
-
-``no_reference`` depends on the input alone: a group that got a reference is another group, and is scored anyway.
-"""
 
 
 @dataclass(frozen=True)

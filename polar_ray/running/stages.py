@@ -27,7 +27,7 @@ from polar_ray.running.keep import Keep
 from polar_ray.running.overheard import overheard
 from polar_ray.scorers.base import Encoder
 from polar_ray.scorers.catalog import make_encoder
-from polar_ray.scorers.sight import Sight, seen
+from polar_ray.scorers.sight import seen
 
 Blocks = Iterator[pa.Table]
 
@@ -152,7 +152,7 @@ def encode(envelope: Envelope, name: str, config: ScorerConfig) -> Envelope:
     if encoder is None:
         return envelope
     started = time.perf_counter()
-    groups = seen(envelope.table("groups"), Sight.of(config)).groups
+    groups = seen(envelope.table("groups"), encoder.sight).groups
     envelope = envelope.with_table(f"encoded:{name}", encoder.encode(groups))
     return envelope.timed(f"encode:{name}", time.perf_counter() - started)
 

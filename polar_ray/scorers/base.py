@@ -122,6 +122,11 @@ def encodable(text: str) -> str:
 class Encoder(Protocol):
     """Turns groups into the token ids that a scorer reads. Holds a tokenizer, no model."""
 
+    @property
+    def sight(self) -> "Sight":
+        """What of messages beside their texts can be in the ids; the scorer that reads them has the same."""
+        ...
+
     def encode(self, groups: pa.Table) -> pa.Table:
         """Returns a table with ``ENCODED_SCHEMA`` for a table with ``GROUP_SCHEMA``."""
         ...

@@ -34,6 +34,7 @@ class InternLM2RewardEncoder(RewardModelEncoder):
     settings = InternLM2Reward
 
     def __init__(self, config: InternLM2Reward, folder: Path) -> None:
+        self.config = config
         self._tokens = load_internlm2_tokens(folder)
         if self._tokens.named_reward != self._tokens.end:
             raise TokenizerError(

@@ -48,6 +48,7 @@ class PolarEncoder(RewardModelEncoder):
     settings = Polar
 
     def __init__(self, config: Polar, folder: Path) -> None:
+        self.config = config
         self._tokens = load_internlm2_tokens(folder)
         if self._tokens.named_reward == self._tokens.end:
             raise TokenizerError(

@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from polar_ray.models.checkpoint import resolve
 from polar_ray.recipe.scorers import RewardModel
+from polar_ray.scorers.sight import Sight
 
 
 class RewardModelEncoder(ABC):
@@ -17,6 +18,18 @@ class RewardModelEncoder(ABC):
 
     settings: ClassVar[type[RewardModel]]
     """The recipe's class for this kind of scorer."""
+
+    config: Any
+    """The settings."""
+
+    @property
+    def sight(self) -> Sight:
+        """What of messages beside their texts can be in the ids.
+
+        The one source: a task that encodes, a plan and the scorer that reads the ids all ask the encoder, or ids would
+        stand beside other groups than they were made of.
+        """
+        return Sight.of(self.config)
 
     @classmethod
     def from_config(cls, config: Any) -> Self:

@@ -45,7 +45,12 @@ class RewardModelScorer(ABC):
     """The recipe's class for this kind of scorer."""
     encoder_class: ClassVar[type[RewardModelEncoder]]
     scoring_code: ClassVar[str]
-    """Version of the code that turns groups into scores. It changes when the same input gets another score."""
+    """Version of the code that turns groups into scores: another one makes another scorer of the same checkpoint.
+
+    What does not change it: rounding, within the tolerances of the self-check, so that a run in half precision may be
+    finished by a later version whose last bits differ; and a status in place of a reward that should not have been
+    given, as ``unsupported`` came for messages with tool calls. Old runs resume all the same, and then hold both.
+    """
     extras: tuple[str, ...] = ()
 
     def __init__(self, config: Any, encoder: RewardModelEncoder, engine: Engine) -> None:
@@ -146,7 +151,7 @@ class RewardModelScorer(ABC):
     @property
     def sight(self) -> Sight:
         """What it sees of messages beside their texts."""
-        return Sight.of(self.config)
+        return self.encoder.sight
 
     @property
     def tolerance(self) -> float:

@@ -12,14 +12,14 @@ from s3_server import careless_bucket
 
 from polar_ray.data import lease
 from polar_ray.data.exclusive import create
-from polar_ray.data.lease import REMEMBERED, Busy, Lease, LeaseRecord, Work
+from polar_ray.data.lease import REMEMBERED, Busy, Lease, LeaseRecord, Purpose
 from polar_ray.data.liveness import Process
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import decode
 from polar_ray.errors import LeaseLost, NotShareable, StateError, StorageAway, StorageError
 
-TICK = Work("tick", "nothing was published", "lease_s")
-RUN = Work("run", "it ends here", strict=False)
+TICK = Purpose("tick", "nothing was published", "lease_s")
+RUN = Purpose("run", "it ends here", strict=False)
 
 
 class Clock:

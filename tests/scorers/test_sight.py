@@ -1,6 +1,6 @@
 """What a scorer cannot show its model of a message is a status, and never passed over."""
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -8,10 +8,13 @@ from runs import TINY_POLAR
 
 from polar_ray.data.group import Candidate, Group, Message, groups_to_table
 from polar_ray.data.status import Status
+from polar_ray.engine.engine import Engine
 from polar_ray.recipe.scorers import Length, Polar, SequenceClassifier, TextCloseness
 from polar_ray.scorers.base import CandidateScore
 from polar_ray.scorers.catalog import make_scorer
 from polar_ray.scorers.length import LengthScorer
+from polar_ray.scorers.polar import PolarScorer
+from polar_ray.scorers.polar_encoder import PolarEncoder
 from polar_ray.scorers.sight import Sight, seen
 from polar_ray.scorers.text_scorer import TextScorer
 
@@ -162,3 +165,16 @@ def test_a_scorer_that_reads_calls_itself_gets_them() -> None:
         [0.0],
     ]
     assert scores[2][0].status is Status.UNSUPPORTED
+
+
+def test_a_scorer_sees_what_its_encoder_sees_or_ids_would_stand_beside_other_groups() -> None:
+    calls = Sight(references=True, shows=frozenset({"tool_calls"}))
+
+    class ShowsCalls(PolarEncoder):
+        @property
+        def sight(self) -> Sight:
+            return calls
+
+    config, engine = Polar.model_validate(TINY_POLAR), cast(Engine, None)
+    assert PolarScorer(config, ShowsCalls.from_config(config), engine).sight == calls
+    assert PolarEncoder.from_config(config).sight == Sight(references=True)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from polar_ray.data.generations import run_of
 from polar_ray.data.parts import decoding
 from polar_ray.data.scores import parts_of
-from polar_ray.data.status import Status
+from polar_ray.data.status import FAILED
 from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.errors import OutputError
 from polar_ray.running.folder import RunFolder
@@ -21,12 +21,10 @@ PARTS = 20
 """Parts of the score table that are looked at, those with the most failures first."""
 MESSAGES = 3
 """Messages of a scorer that are told."""
-FAILED = frozenset(status.value for status in (Status.ERROR, Status.CRASHED, Status.TIMEOUT, Status.NON_FINITE))
-"""Statuses that another attempt may change, whatever their cause was."""
 
 
 @dataclass(frozen=True)
-class Unscored:
+class Failure:
     """Candidates without a reward that have the same status and message.
 
     Attributes:
@@ -68,7 +66,7 @@ def _rows(file: pa.NativeFile, scorers: list[str]) -> tuple[list[str], list[dict
     return here, part.read(["prompt_id", *names]).to_pylist()
 
 
-def unscored(folder: RunFolder, scorers: list[str]) -> list[Unscored]:
+def frequent_failures(folder: RunFolder, scorers: list[str]) -> list[Failure]:
     """Returns the most frequent failures in a run's score table, for each scorer."""
     failures = {
         split: sum(counts.get(status, 0) for counts in commit.statuses.values() for status in FAILED)
@@ -89,7 +87,7 @@ def unscored(folder: RunFolder, scorers: list[str]) -> list[Unscored]:
                         found[scorer][status, message] += 1
                         prompts.setdefault((scorer, status, message), row["prompt_id"])
     return [
-        Unscored(scorer, status, message, count, prompts[scorer, status, message])
+        Failure(scorer, status, message, count, prompts[scorer, status, message])
         for scorer, counts in found.items()
         for (status, message), count in counts.most_common(MESSAGES)
     ]
