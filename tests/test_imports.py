@@ -119,6 +119,18 @@ def test_the_door_loads_nothing_heavy(code: str) -> None:
     assert loaded_by(code) == set()
 
 
+def test_a_run_that_is_refused_for_a_column_loads_next_to_nothing_before(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "q", "outputs": ["a", "b"]}\n')
+    recipe = f"{{input: {{path: {tmp_path}/in.jsonl}}, scorer: {{kind: length}}, output: {{path: {tmp_path}/out}}}}"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    refused = (
+        "import sys; from polar_ray.cli import main\n"
+        f"sys.argv = ['polar-ray', 'run', '{tmp_path}/recipe.yaml']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 1"
+    )
+    assert loaded_by(refused) == {"pyarrow"}
+
+
 @pytest.mark.parametrize(
     ("code", "allowed"),
     [

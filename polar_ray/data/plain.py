@@ -54,24 +54,26 @@ class _Shared:
     bad: Mask
 
 
-NONE = Plain(GROUP_SCHEMA.empty_table(), np.zeros(0, np.int64))
+def _none() -> Plain:
+    """No rows. Not made once and for all: making a table loads pandas, which not all who read need."""
+    return Plain(GROUP_SCHEMA.empty_table(), np.zeros(0, np.int64))
 
 
 def plain_groups(table: pa.Table, config: Input) -> Plain:
     """Returns the plainly fine rows of the ``groups`` layout."""
     columns = _columns(table)
     if columns is None or config.columns.candidates not in columns:
-        return NONE
+        return _none()
     shared = _shared(columns, config, table.num_rows)
     listed = list_column(columns[config.columns.candidates])
     candidates = None if listed is None else _candidates(listed.values, config.candidate_fields)
     if shared is None or listed is None or candidates is None:
-        return NONE
+        return _none()
     bad = shared.bad | (listed.lengths == 0) | listed.rows_with(candidates.bad)
     if config.columns.labels in columns:
         doubtful = labels_are_fine(columns[config.columns.labels], config.candidate_fields.candidate_id)
         if doubtful is None:
-            return NONE
+            return _none()
         bad |= doubtful
     known = group_columns(config.columns)
     extra = _extra({name: column for name, column in columns.items() if name not in known}, table.num_rows)
@@ -82,13 +84,13 @@ def plain_candidates(table: pa.Table, config: Input) -> Plain:
     """Returns the plainly fine rows of a row-per-candidate layout, each as a group with one candidate."""
     columns = _columns(table)
     if columns is None:
-        return NONE
+        return _none()
     shared = _shared(columns, config, table.num_rows)
     known = shared_columns(config.columns)
     fields = {name: column for name, column in columns.items() if name not in known}
     candidates = _candidates_of(fields, config.candidate_fields, table.num_rows)
     if shared is None or candidates is None:
-        return NONE
+        return _none()
     one_each = lists(np.ones(table.num_rows, np.int64), candidates.array)
     return _plain(shared, one_each, pa.nulls(table.num_rows, pa.string()), shared.bad | candidates.bad)
 

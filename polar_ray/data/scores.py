@@ -4,11 +4,10 @@ import functools
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from polar_ray.data.generations import newest
 from polar_ray.data.parts import check_parts, decoding, run_parts
@@ -16,6 +15,9 @@ from polar_ray.data.records import decode_record
 from polar_ray.data.storage import FileInfo, Files, Storage
 from polar_ray.errors import NotARun, NotFinished
 from polar_ray.recipe.run import STORAGE_WAIT_S
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 LISTED = "scores.json"
 
@@ -40,7 +42,7 @@ def open_scores(
     storage_options: dict[str, Any] | None = None,
     partial: bool = False,
     wait_s: float = STORAGE_WAIT_S,
-) -> ds.Dataset:
+) -> "ds.Dataset":
     """Opens the score table of a run as an Arrow dataset: lazily, with column selection and filters.
 
     Args:
@@ -68,6 +70,9 @@ def open_scores(
         check_parts(table, found)
     parts = [info.path for info in found]
     keys = [storage.relative(path) for path in parts]
+    # It loads pandas, which a run that is refused at once would wait for longer than for anything else.
+    import pyarrow.dataset as ds
+
     # The columns are those of the first part.
     with decoding(parts[0] if parts else root):
         return storage.patiently(lambda: ds.dataset(keys, filesystem=storage.filesystem))
