@@ -19,10 +19,10 @@ from polar_ray.data.storage import Storage
 from polar_ray.errors import InputError, NotFinished, RecipeChanged
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import RunFolder
+from polar_ray.running.frequent_failures import frequent_failures
 from polar_ray.running.manifest import Manifest
 from polar_ray.running.retry import retry
 from polar_ray.running.run import run
-from polar_ray.running.unscored import unscored
 
 pytestmark = pytest.mark.usefixtures("embedded_ray")
 
@@ -414,7 +414,7 @@ def test_what_failed_in_a_version_is_retried_in_the_run_that_scored_it(failed: P
 def test_a_storage_that_is_away_for_a_moment_does_not_end_what_shows_failures(
     failed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = unscored(RunFolder(str(failed)), [""])
+    expected = frequent_failures(RunFolder(str(failed)), [""])
     opened, away = Storage.open_file, [True]
 
     def sometimes(storage: Storage, path: str) -> pa.NativeFile:
@@ -424,7 +424,7 @@ def test_a_storage_that_is_away_for_a_moment_does_not_end_what_shows_failures(
         return opened(storage, path)
 
     monkeypatch.setattr(Storage, "open_file", sometimes)
-    assert unscored(RunFolder(str(failed)), [""]) == expected != []
+    assert frequent_failures(RunFolder(str(failed)), [""]) == expected != []
     assert not away
 
 
