@@ -4,7 +4,8 @@
 
 A random model of about 100 million parameters in the POLAR layout scores groups of real generations (FOLDER holds
 Parquet files with the columns ``prompt``, ``reference`` and ``outputs``; without it, groups of random ids of about the
-same lengths are made). The ways take turns:
+same lengths are made). Its weights are stored in bfloat16, as POLAR's are; in float32 it computes with the same
+numbers. The ways take turns:
 
     (a) padded: transformers, one padded batch of 16 after the other, in the order of arrival, with an attention mask
     (b) sorted: the same, sorted by length, 8192 padded tokens to a batch
@@ -17,8 +18,8 @@ same lengths are made). The ways take turns:
 layer where it is needed) by the time taken, against the fastest large matrix product of the same dtype that was
 measured in the same rounds; for (c) without the tokens that it says it had in its cache. ``max |Δ|`` and what follows
 it are of the distances from plain forwards in float32; ``flips`` is the share of pairs of one prompt that come out in
-the other order. Several ``--candidates`` or ``--dtype`` give a table
-each, and one of their ratios at the end. Loading is not timed.
+the other order. Several ``--candidates`` or ``--dtype`` give a table each, and one of their ratios at the end. Loading
+is not timed.
 """
 
 import argparse

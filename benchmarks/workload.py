@@ -17,7 +17,11 @@ Group = list[np.ndarray]
 
 
 def polar_like(dtype: torch.dtype, vocabulary: int = VOCABULARY) -> LoadedModel:
-    """Returns a random model with the shapes of a small POLAR: 12 layers, about 110 million parameters."""
+    """Returns a random model with the shapes of a small POLAR: 12 layers, about 110 million parameters.
+
+    Whatever it computes in, its weights are stored in bfloat16, as those of POLAR and InternLM2-Reward are: what
+    bfloat16 then differs by from float32 is what it rounds on the way, and nothing that was lost before.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -32,8 +36,11 @@ def polar_like(dtype: torch.dtype, vocabulary: int = VOCABULARY) -> LoadedModel:
         pad_token_id=None,
     )
     config._attn_implementation = "sdpa"
-    backbone = LlamaModel(config).to(dtype).requires_grad_(False).eval()
-    return LoadedModel(backbone, linear_head(torch.randn(1, 768) / 28), vocabulary, POSITIONS)
+    backbone = LlamaModel(config).requires_grad_(False).eval()
+    for weight in backbone.parameters():
+        weight.copy_(weight.bfloat16())
+    head = linear_head((torch.randn(1, 768) / 28).bfloat16().float())
+    return LoadedModel(backbone.to(dtype), head, vocabulary, POSITIONS)
 
 
 def generated_groups(count: int, candidates: int) -> list[Group]:
