@@ -114,7 +114,7 @@ class Engine:
             keep_freed_memory()
             self._warn_of_slow_products()
             self._kernels = load_kernels() if dtype in ("float32", "bfloat16") else None
-            pack_linears(self._backbone)
+            pack_linears(self._backbone, None if self._kernels is None else self._kernels.products)
         self._packed = PackedModel(self._backbone, self._kernels)
         self.fused = self._packed.fused
         self._one_by_one = self._packed.depends_on_longest(self.max_positions)

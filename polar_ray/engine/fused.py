@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from polar_ray.engine.kernels import Kernels
-from polar_ray.engine.linear import row_blocks
+from polar_ray.engine.linear import WideLinear, row_blocks
 from polar_ray.engine.row import Row
 
 
@@ -134,9 +134,11 @@ class FusedAttention(torch.nn.Module):
         out: torch.Tensor | None = None
         start = 0
         for part, part_cos, part_sin in zip(*(torch.split(t, sizes) for t in (x, cos, sin)), strict=True):
-            heads = norm(self._heads(projection(part)))
+            heads = self._heads(projection.exact(part) if isinstance(projection, WideLinear) else projection(part))
+            heads = norm.exact(heads) if isinstance(norm, FusedNorm) else heads
             if out is None:
-                out = heads if len(sizes) == 1 else heads.new_empty(len(x), *heads.shape[1:])
+                alone = len(sizes) == 1 and heads.dtype == x.dtype
+                out = heads if alone else x.new_empty(len(x), *heads.shape[1:])
             self.kernels.rotate(heads, part_cos.float(), part_sin.float(), out[start : start + len(part)])
             start += len(part)
         assert out is not None
@@ -154,13 +156,15 @@ class FusedMLP(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns ``down(activation(gate(x)) * up(x))`` for ``[1, tokens, hidden]``."""
-        out = [self._chunk(rows) for rows in torch.split(x[0], row_blocks(x.shape[1]))]
+        out = [self.native.down_proj(self.gated(rows)) for rows in torch.split(x[0], row_blocks(x.shape[1]))]
         return (out[0] if len(out) == 1 else torch.cat(out))[None]
 
-    def _chunk(self, x: torch.Tensor) -> torch.Tensor:
-        gated = self.kernels.gate(self.native.gate_proj(x), self.native.up_proj(x), self.activation)
-        out: torch.Tensor = self.native.down_proj(gated)
-        return out
+    def gated(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns ``activation(gate(x)) * up(x)`` for ``[rows, hidden]``."""
+        gate, up = self.native.gate_proj, self.native.up_proj
+        if isinstance(gate, WideLinear) and isinstance(up, WideLinear):
+            return gate.products.gated(x, gate.panels, up.panels, self.activation)
+        return self.kernels.gate(gate(x), up(x), self.activation)
 
 
 class FusedNorm(torch.nn.Module):
@@ -177,9 +181,10 @@ class FusedNorm(torch.nn.Module):
         """Returns the norm of ``[..., dim]``."""
         return self.kernels.rms_norm(x.contiguous(), self.native.weight, self.eps, plus_one=self.plus_one)
 
-    def of_sum(self, x: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
-        """Adds a branch to a float32 ``x`` in place and returns the norm of the sum."""
-        return self.kernels.add_and_norm(x, branch, self.native.weight, self.eps, plus_one=self.plus_one)
+    def exact(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the norm of ``[..., dim]`` in the dtype of ``x``, which may be float32 where the weight is not."""
+        x = x.contiguous()
+        return self.kernels.rms_norm(x, self.native.weight, self.eps, plus_one=self.plus_one, exact=True)
 
 
 class LastLayer(torch.nn.Module):

@@ -1,5 +1,5 @@
-/* What a forward on CPU spends time on besides matrix products: attention, root mean square norm, rotary positions and
- * gated activation, each in one pass over its data.
+/* What a forward on CPU spends time on: attention, root mean square norm, rotary positions and gated activation, each in
+ * one pass over its data, and in bfloat16 the matrix products, around a kernel that is given.
  *
  * Compiled for the machine that it runs on when an engine first starts there; see kernels.py. Every function takes
  * float32 (bf16 = 0) or bfloat16 (bf16 = 1) data and computes in float32. No result depends on the number of threads.
@@ -135,12 +135,12 @@ INLINE f16v exp2_of(int bf16, f16v x) {
 #endif
 }
 
-/* 1 / x for x from 1 to infinity, to the last bit or the one before. */
+/* 1 / x for x from 1 to infinity, off by half of the last bit and hardly more. */
 INLINE f16v inverse(f16v x) {
 #ifdef __AVX512F__
     f16v y = (f16v)_mm512_rcp14_ps((__m512)x);
     /* One step of Newton's; at infinity, where it would give NaN, the estimate is 0 already. */
-    f16v step = y * (2.0f - x * y);
+    f16v step = y + y * (1.0f - x * y);
     return (f16v)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)y, _mm512_setzero_ps(), _CMP_EQ_OQ), (__m512)step,
                                       (__m512)y);
 #else
@@ -161,73 +161,98 @@ int polar_level(void) {
 
 /* ------------------------------------------------------------------------------------------- element-wise work */
 
-/* One row of polar_norm, with what it reads and writes known to the compiler. x_bf16: `x`; bf16: `branch`, `weight`, `out`. */
-INLINE void norm_row(const int x_bf16, const int bf16, void *x, const void *branch, const void *weight, void *out,
+/* One row of polar_norm, with what it reads and writes known to the compiler. */
+INLINE void norm_row(const int x_bf16, const int bf16, const int out_bf16, const void *x, const void *weight, void *out,
                      long base, long dim, float eps, int plus_one) {
     long i = 0;
     f16v squares = {0};
     float total = 0;
     for (; i + 16 <= dim; i += 16) {
         f16v v = load(x_bf16, x, base + i);
-        if (branch) { v += load(bf16, branch, base + i); store(x_bf16, x, base + i, v); }
         squares += v * v;
     }
     total = sum_of(squares);
     for (; i < dim; i++) {
         float v = load_one(x_bf16, x, base + i);
-        if (branch) { v += load_one(bf16, branch, base + i); store_one(x_bf16, x, base + i, v); }
         total += v * v;
     }
-    if (!out) return;
     float scale = 1.0f / sqrtf(total / dim + eps);
     for (i = 0; i + 16 <= dim; i += 16) {
         f16v v = load(x_bf16, x, base + i) * scale, w = load(bf16, weight, i);
-        store(bf16, out, base + i, v * (plus_one ? 1.0f + w : w));
+        store(out_bf16, out, base + i, v * (plus_one ? 1.0f + w : w));
     }
     for (; i < dim; i++) {
         float v = load_one(x_bf16, x, base + i) * scale, w = load_one(bf16, weight, i);
-        store_one(bf16, out, base + i, v * (plus_one ? 1.0f + w : w));
+        store_one(out_bf16, out, base + i, v * (plus_one ? 1.0f + w : w));
     }
 }
 
-/* x += branch, where there is one; then out = weight * x / rms(x), where there is an out. `plus_one`: Gemma's norm, which
- * multiplies by 1 + weight. What is summed and normed is not rounded in between. */
-void polar_norm(int x_bf16, int bf16, void *x, const void *branch, const void *weight, void *out, long rows, long dim,
+/* out = weight * x / rms(x). `bf16` is of the weight; in between nothing is rounded. `plus_one`: Gemma's norm, which
+ * multiplies by 1 + weight. */
+void polar_norm(int x_bf16, int bf16, int out_bf16, const void *x, const void *weight, void *out, long rows, long dim,
                 float eps, int plus_one, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long row = 0; row < rows; row++) {
         long base = row * dim;
         if (!bf16)
-            norm_row(0, 0, x, branch, weight, out, base, dim, eps, plus_one);
+            norm_row(0, 0, 0, x, weight, out, base, dim, eps, plus_one);
         else if (x_bf16)
-            norm_row(1, 1, x, branch, weight, out, base, dim, eps, plus_one);
+            norm_row(1, 1, 1, x, weight, out, base, dim, eps, plus_one);
+        else if (out_bf16)
+            norm_row(0, 1, 1, x, weight, out, base, dim, eps, plus_one);
         else
-            norm_row(0, 1, x, branch, weight, out, base, dim, eps, plus_one);
+            norm_row(0, 1, 0, x, weight, out, base, dim, eps, plus_one);
+    }
+}
+
+INLINE void add_part(const int bf16, float *x, const void *branch, long from, long to) {
+    long i = from;
+    for (; i + 16 <= to; i += 16) store_f(x + i, load_f(x + i) + load(bf16, branch, i));
+    for (; i < to; i++) x[i] += load_one(bf16, branch, i);
+}
+
+/* x += branch, in float32; `bf16` is of the branch. */
+void polar_add(int bf16, float *x, const void *branch, long count, int threads) {
+    const long part = 4096;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long from = 0; from < count; from += part) {
+        long to = from + part < count ? from + part : count;
+        bf16 ? add_part(1, x, branch, from, to) : add_part(0, x, branch, from, to);
+    }
+}
+
+INLINE void rotate_row(const int bf16, const int out_bf16, const void *x, long from, const float *cos, const float *sin,
+                       void *out, long to, int dim) {
+    int half = dim / 2, i = 0;
+    for (; i + 16 <= half; i += 16) {
+        f16v a = load(bf16, x, from + i), b = load(bf16, x, from + half + i);
+        f16v low = a * load_f(cos + i) - b * load_f(sin + i);
+        f16v high = b * load_f(cos + half + i) + a * load_f(sin + half + i);
+        store(out_bf16, out, to + i, low);
+        store(out_bf16, out, to + half + i, high);
+    }
+    for (; i < half; i++) {
+        float a = load_one(bf16, x, from + i), b = load_one(bf16, x, from + half + i);
+        float low = a * cos[i] - b * sin[i];
+        float high = b * cos[half + i] + a * sin[half + i];
+        store_one(out_bf16, out, to + i, low);
+        store_one(out_bf16, out, to + half + i, high);
     }
 }
 
 /* Rotates each head's two halves by its position: out = x * cos + (-second, first) * sin. */
-void polar_rotate(int bf16, const void *x, long x_stride, const float *cos, const float *sin, void *out,
+void polar_rotate(int bf16, int out_bf16, const void *x, long x_stride, const float *cos, const float *sin, void *out,
                   long out_stride, long rows, int heads, int dim, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long row = 0; row < rows; row++)
         for (int head = 0; head < heads; head++) {
             long from = row * x_stride + (long)head * dim, to = row * out_stride + (long)head * dim, at = row * dim;
-            int half = dim / 2, i = 0;
-            for (; i + 16 <= half; i += 16) {
-                f16v a = load(bf16, x, from + i), b = load(bf16, x, from + half + i);
-                f16v low = a * load_f(cos + at + i) - b * load_f(sin + at + i);
-                f16v high = b * load_f(cos + at + half + i) + a * load_f(sin + at + half + i);
-                store(bf16, out, to + i, low);
-                store(bf16, out, to + half + i, high);
-            }
-            for (; i < half; i++) {
-                float a = load_one(bf16, x, from + i), b = load_one(bf16, x, from + half + i);
-                float low = a * cos[at + i] - b * sin[at + i];
-                float high = b * cos[at + half + i] + a * sin[at + half + i];
-                store_one(bf16, out, to + i, low);
-                store_one(bf16, out, to + half + i, high);
-            }
+            if (bf16)
+                rotate_row(1, 1, x, from, cos + at, sin + at, out, to, dim);
+            else if (out_bf16)
+                rotate_row(0, 1, x, from, cos + at, sin + at, out, to, dim);
+            else
+                rotate_row(0, 0, x, from, cos + at, sin + at, out, to, dim);
         }
 }
 
@@ -265,6 +290,117 @@ void polar_gate(int bf16, void *gate, const void *up, long count, int kind, int 
             kind ? gate_part(1, 1, gate, up, from, to) : gate_part(1, 0, gate, up, from, to);
         else
             kind ? gate_part(0, 1, gate, up, from, to) : gate_part(0, 0, gate, up, from, to);
+    }
+}
+
+/* ----------------------------------------------------------------------------------------------------- products
+ *
+ * Products of bfloat16 matrices whose sums are float32, and are rounded after what follows them, or not at all. torch
+ * has the kernel (at::native::cpublas::brgemm, which its own compiler calls). A weight lies in panels of up to PANEL
+ * columns, in which the two numbers of an even and an odd step stand next to each other.
+ */
+
+#define PANEL 64
+#define PRODUCT_ROWS 512
+
+/* out = left * right, or out += it; `paired` is how the right side lies. */
+typedef void (*Brgemm)(int64_t rows, int64_t columns, int64_t steps, int64_t left_stride, int64_t right_stride,
+                       int64_t out_stride, _Bool add, const void *left, const void *right, float *out, _Bool paired);
+typedef void (*Release)(_Bool paired);
+
+/* How many of `rest` rows go through one product. There are few different sizes, as in linear.py. */
+INLINE long rows_of(long rest) {
+    return rest >= PRODUCT_ROWS ? PRODUCT_ROWS : rest >= 32 ? rest / 32 * 32 : rest;
+}
+INLINE long blocks_of(long rows) {
+    long blocks = 0;
+    for (long row = 0; row < rows; row += rows_of(rows - row)) blocks++;
+    return blocks;
+}
+INLINE long row_of(long block, long rows) {
+    long row = 0;
+    while (block--) row += rows_of(rows - row);
+    return row;
+}
+
+INLINE f16v load_bias(const uint16_t *bias, long i, long rest) {
+    if (!bias) return all(0);
+    uint16_t last[16] = {0};
+    if (rest >= 16) return load_h(bias + i);
+    memcpy(last, bias + i, rest * 2);
+    return load_h(last);
+}
+
+/* float32 numbers that polar_product and polar_gated need to work in. */
+long polar_products_workspace(int threads) { return 2L * threads * PRODUCT_ROWS * PANEL; }
+
+/* out = x * weight + bias, in float32 or rounded once (out_bf16); or out += it, in float32 alone. `bias` may be NULL. */
+void polar_product(Brgemm brgemm, Release release, int out_bf16, int add, const uint16_t *x, const uint16_t *weight,
+                   const uint16_t *bias, void *out, long rows, long steps, long columns, float *workspace, int threads) {
+    long blocks = blocks_of(rows), panels = (columns + PANEL - 1) / PANEL;
+#pragma omp parallel num_threads(threads)
+    {
+#ifdef _OPENMP
+        float *scratch = workspace + 2L * omp_get_thread_num() * PRODUCT_ROWS * PANEL;
+#else
+        float *scratch = workspace;
+#endif
+#pragma omp for schedule(static)
+        for (long item = 0; item < blocks * panels; item++) {
+            long first = row_of(item / panels, rows), count = rows_of(rows - first), column = item % panels * PANEL;
+            long width = columns - column < PANEL ? columns - column : PANEL;
+            float *target = out_bf16 ? scratch : (float *)out + first * columns + column;
+            long stride = out_bf16 ? PANEL : columns;
+            if (bias && !out_bf16)
+                for (long r = 0; r < count; r++)
+                    for (long i = 0; i < width; i++)
+                        target[r * stride + i] = (add ? target[r * stride + i] : 0) + one_h(bias[column + i]);
+            brgemm(count, width, steps, steps, width, stride, !out_bf16 && (add || bias), x + first * steps,
+                   weight + column * steps, target, 1);
+            if (!out_bf16) continue;
+            for (long i = 0; i < width; i += 16) {
+                f16v more = load_bias(bias, column + i, width - i);
+                uint16_t *to = (uint16_t *)out + first * columns + column + i;
+                for (long r = 0; r < count; r++, to += columns) {
+                    h16v rounded = narrow(load_f(scratch + r * PANEL + i) + more);
+                    memcpy(to, &rounded, (width - i < 16 ? width - i : 16) * 2);
+                }
+            }
+        }
+        release(1);
+    }
+}
+
+/* out = activation(x * gate + gate_bias) * (x * up + up_bias), rounded once; kinds as in polar_gate. */
+void polar_gated(Brgemm brgemm, Release release, const uint16_t *x, const uint16_t *gate, const uint16_t *gate_bias,
+                 const uint16_t *up, const uint16_t *up_bias, uint16_t *out, long rows, long steps, long columns, int kind,
+                 float *workspace, int threads) {
+    long blocks = blocks_of(rows), panels = (columns + PANEL - 1) / PANEL;
+#pragma omp parallel num_threads(threads)
+    {
+#ifdef _OPENMP
+        float *scratch = workspace + 2L * omp_get_thread_num() * PRODUCT_ROWS * PANEL;
+#else
+        float *scratch = workspace;
+#endif
+        float *other = scratch + PRODUCT_ROWS * PANEL;
+#pragma omp for schedule(static)
+        for (long item = 0; item < blocks * panels; item++) {
+            long first = row_of(item / panels, rows), count = rows_of(rows - first), column = item % panels * PANEL;
+            long width = columns - column < PANEL ? columns - column : PANEL;
+            brgemm(count, width, steps, steps, width, PANEL, 0, x + first * steps, gate + column * steps, scratch, 1);
+            brgemm(count, width, steps, steps, width, PANEL, 0, x + first * steps, up + column * steps, other, 1);
+            for (long i = 0; i < width; i += 16) {
+                f16v one = load_bias(gate_bias, column + i, width - i), two = load_bias(up_bias, column + i, width - i);
+                uint16_t *to = out + first * columns + column + i;
+                for (long r = 0; r < count; r++, to += columns) {
+                    f16v a = load_f(scratch + r * PANEL + i) + one, b = load_f(other + r * PANEL + i) + two;
+                    h16v rounded = narrow((kind ? gelu_tanh(a) : silu(1, a)) * b);
+                    memcpy(to, &rounded, (width - i < 16 ? width - i : 16) * 2);
+                }
+            }
+        }
+        release(1);
     }
 }
 

@@ -17,23 +17,26 @@ import torch
 
 from polar_ray.engine.compiled import load_compiled
 from polar_ray.engine.layout import Pieces, Spans
+from polar_ray.engine.products import ACTIVATIONS, Activation, find_products
 
 logger = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("kernels.c")
-_FUNCTIONS = ("polar_level", "polar_norm", "polar_rotate", "polar_gate", "polar_attention", "polar_attention_workspace")
+_FUNCTIONS = (
+    *("polar_level", "polar_norm", "polar_add", "polar_rotate", "polar_gate", "polar_product", "polar_gated"),
+    *("polar_products_workspace", "polar_attention", "polar_attention_workspace"),
+)
 _MOST_DIMENSIONS = 256
 _MOST_SHARING = 48
-
-Activation = str
-ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_pytorch_tanh": 1}
-"""The activations that ``Kernels.gate`` knows, by their names in transformers' configs."""
 
 
 class Kernels:
     """The compiled kernels. Tensors are float32 or bfloat16, on the CPU; strides as said are the caller's duty.
 
     Calls of ``attention`` share a workspace, so they must not overlap.
+
+    Attributes:
+        products: Matrix products in bfloat16 with float32 sums, or None where this processor or this torch has none.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -42,6 +45,7 @@ class Kernels:
         self._library.polar_attention_workspace.restype = ctypes.c_long
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._level = int(self._library.polar_level())
+        self.products = find_products(library) if self._level >= 2 else None
 
     def attends(self, dtype: torch.dtype, head_dim: int, shared_by: int) -> bool:
         """Whether ``attention`` is made for heads of this kind on this processor.
@@ -60,7 +64,9 @@ class Kernels:
         """Frees what ``attention`` keeps between calls."""
         self._workspace = torch.empty(0, dtype=torch.uint8)
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False) -> torch.Tensor:
+    def rms_norm(
+        self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False, exact: bool = False
+    ) -> torch.Tensor:
         """Returns the root mean square norm over the last dimension of a contiguous tensor, rounded once.
 
         Args:
@@ -68,55 +74,35 @@ class Kernels:
             weight: ``[dim]``.
             eps: Added to the mean square.
             plus_one: Multiply by ``1 + weight``, as Gemma does.
+            exact: Of a float32 ``x``, return float32.
 
         Returns:
-            ``[..., dim]``, of the weight's dtype.
+            ``[..., dim]``, of the weight's dtype, or of that of ``x`` where it is to be exact.
         """
-        out = torch.empty(x.shape, dtype=weight.dtype)
-        self._norm(x, None, weight, out, eps, plus_one)
-        return out
-
-    def add(self, x: torch.Tensor, branch: torch.Tensor) -> None:
-        """Adds a branch ``[..., dim]``, float32 or bfloat16, to a float32 ``x`` in place; both contiguous."""
-        self._norm(x, branch, branch, None, 0.0, False)
-
-    def add_and_norm(
-        self, x: torch.Tensor, branch: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False
-    ) -> torch.Tensor:
-        """Adds a branch of the weight's dtype to a float32 ``x`` in place, and returns the norm of the sum."""
-        out = torch.empty_like(branch)
-        self._norm(x, branch, weight, out, eps, plus_one)
-        return out
-
-    def _norm(
-        self,
-        x: torch.Tensor,
-        branch: torch.Tensor | None,
-        weight: torch.Tensor,
-        out: torch.Tensor | None,
-        eps: float,
-        plus_one: bool,
-    ) -> None:
+        out = torch.empty(x.shape, dtype=x.dtype if exact else weight.dtype)
         dim = x.shape[-1]
         self._library.polar_norm(
-            _kind(x),
-            _kind(weight),
-            _pointer(x),
-            None if branch is None else _pointer(branch),
-            _pointer(weight),
-            None if out is None else _pointer(out),
+            *(_kind(x), _kind(weight), _kind(out)),
+            *(_pointer(x), _pointer(weight), _pointer(out)),
             ctypes.c_long(x.numel() // dim),
             ctypes.c_long(dim),
             ctypes.c_float(eps),
             int(plus_one),
             torch.get_num_threads(),
         )
+        return out
+
+    def add(self, x: torch.Tensor, branch: torch.Tensor) -> None:
+        """Adds a branch of the same shape, float32 or bfloat16, to a float32 ``x`` in place; both contiguous."""
+        self._library.polar_add(
+            _kind(branch), _pointer(x), _pointer(branch), ctypes.c_long(x.numel()), torch.get_num_threads()
+        )
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> None:
         """Writes ``x`` with rotary positions to ``out``.
 
         Args:
-            x: ``[tokens, heads, dim]``, the last two contiguous.
+            x: ``[tokens, heads, dim]``, the last two contiguous; of the dtype of ``out`` or float32.
             cos: float32 ``[tokens, dim]``, contiguous.
             sin: float32 ``[tokens, dim]``, contiguous.
             out: ``[tokens, heads, dim]``, the last two contiguous.
@@ -124,6 +110,7 @@ class Kernels:
         tokens, heads, dim = x.shape
         self._library.polar_rotate(
             _kind(x),
+            _kind(out),
             _pointer(x),
             ctypes.c_long(x.stride(0)),
             _pointer(cos),

@@ -13,6 +13,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from polar_ray.engine.products import Panels, Products
+
 logger = logging.getLogger(__name__)
 
 BLOCK = 512
@@ -65,6 +67,65 @@ class PackedLinear(torch.nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
+class WideLinear(torch.nn.Module):
+    """A linear layer in bfloat16 that can give what it sums up in float32."""
+
+    def __init__(self, linear: torch.nn.Linear, products: Products) -> None:
+        """Takes over the weight of a linear layer on the CPU, which fits ``Panels``."""
+        super().__init__()
+        self.panels = Panels.of(linear)
+        self.products = products
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns ``x @ weight.T + bias`` in bfloat16, for any number of dimensions."""
+        return self.products.rounded(self._rows(x), self.panels).view(*x.shape[:-1], self.panels.out_features)
+
+    def exact(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the same in float32."""
+        return self.products.exact(self._rows(x), self.panels).view(*x.shape[:-1], self.panels.out_features)
+
+    def add_to(self, out: torch.Tensor, x: torch.Tensor) -> None:
+        """Adds it to a contiguous float32 ``[rows, out_features]`` in place, for ``[rows, in_features]``."""
+        self.products.add_to(out, self._rows(x), self.panels)
+
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(-1, self.panels.in_features).contiguous()
+
+    def extra_repr(self) -> str:
+        panels = self.panels
+        return f"in_features={panels.in_features}, out_features={panels.out_features}, bias={panels.bias is not None}"
+
+
+@torch.inference_mode()
+def widening_pays(products: Products) -> bool:
+    """Measures whether wide layers are exact in float32 and as fast as torch's own.
+
+    On a layer of one size for all models: what is asked is what the processor and torch can do, and in small layers
+    chance would choose.
+
+    Args:
+        products: What computes them.
+    """
+    width = 512
+    linear = torch.nn.Linear(width, width, bias=False, device="meta")
+    random = torch.Generator().manual_seed(0)
+    linear.weight = torch.nn.Parameter(torch.randn(width, width, generator=random).bfloat16(), requires_grad=False)
+    x = torch.randn(BLOCK, width, generator=random).bfloat16()
+    wide = WideLinear(linear, products)
+    if _off(wide.exact(x), x, linear) > _TOLERANCE[torch.float32]:
+        return False
+    other = PackedLinear(linear) if packing_pays(linear) else linear
+    seconds = _alternate(lambda: other(x), lambda: wide(x))
+    logger.debug("torch takes %.6f s where the wide product takes %.6f s", *seconds)
+    return seconds[1] <= _SLOWER * seconds[0]
+
+
+def _off(found: torch.Tensor, x: torch.Tensor, linear: torch.nn.Linear) -> float:
+    """Returns the largest error relative to the largest output."""
+    plain = F.linear(x.double(), linear.weight.double(), None if linear.bias is None else linear.bias.double())
+    return float((found.double() - plain).abs().max() / plain.abs().max())
+
+
 @torch.inference_mode()
 def packing_pays(linear: torch.nn.Linear) -> bool:
     """Measures whether a layer is as fast and as exact when packed.
@@ -83,18 +144,21 @@ def packing_pays(linear: torch.nn.Linear) -> bool:
         # The operations are torch's own but not of its public interface.
         logger.info("Weights are not laid out for oneDNN: %s", error)
         return False
-    plain = F.linear(x.double(), linear.weight.double(), None if linear.bias is None else linear.bias.double())
-    if float((found.double() - plain).abs().max() / plain.abs().max()) > tolerance:
+    if _off(found, x, linear) > tolerance:
         return False
     seconds = _alternate(lambda: linear(x), lambda: packed(x))
     logger.debug("torch takes %.6f s where oneDNN takes %.6f s", *seconds)
     return seconds[1] <= _SLOWER * seconds[0]
 
 
-def pack_linears(module: torch.nn.Module) -> int:
-    """Replaces the linear layers inside a module by packed ones, if that pays. Returns how many it replaced.
+def pack_linears(module: torch.nn.Module, products: Products | None = None) -> int:
+    """Replaces the linear layers inside a module by wide or packed ones, if that pays. Returns how many it replaced.
 
     A weight is freed as soon as it is packed, so that there are never two of more than one layer.
+
+    Args:
+        module: Its layers are on the CPU.
+        products: What wide layers are computed by, or None for none.
     """
     found = [
         (parent, name, child)
@@ -102,14 +166,24 @@ def pack_linears(module: torch.nn.Module) -> int:
         for name, child in parent.named_children()
         if type(child) is torch.nn.Linear
     ]
-    if not found or not packing_pays(max((child for _, _, child in found), key=lambda child: child.weight.numel())):
+    if not found:
         return 0
+    packed = packing_pays(max((child for _, _, child in found), key=lambda child: child.weight.numel()))
+    half = any(child.weight.dtype == torch.bfloat16 for _, _, child in found)
+    wide = products if half and products is not None and widening_pays(products) else None
+    replaced = 0
     for place, (parent, name, child) in enumerate(found):
-        setattr(parent, name, PackedLinear(child))
         # Nothing else may hold the old weight.
         found[place] = (parent, name, torch.nn.Linear(1, 1, device="meta"))
+        if wide is not None and Panels.fit(child):
+            setattr(parent, name, WideLinear(child, wide))
+        elif packed:
+            setattr(parent, name, PackedLinear(child))
+        else:
+            continue
+        replaced += 1
         del child
-    return len(found)
+    return replaced
 
 
 @torch.inference_mode()

@@ -149,7 +149,7 @@ def main() -> None:
     if setup.fused and setup.device.type == "cpu":
         keep_freed_memory()
         kernels = load_kernels() if setup.dtype in (torch.float32, torch.bfloat16) else None
-        pack_linears(backbone)
+        pack_linears(backbone, None if kernels is None else kernels.products)
     packed = PackedModel(backbone, kernels)
     pickle.dump(free_bytes(setup.device), outbox)
     kept = KeptKeys()

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from polar_ray.engine.fused import DECODER_LAYERS, FusedAttention, FusedMLP, FusedNorm, LastLayer
-from polar_ray.engine.kernels import ACTIVATIONS, Kernels
+from polar_ray.engine.kernels import Kernels
 from polar_ray.engine.norm import OnePassNorm
+from polar_ray.engine.products import ACTIVATIONS
 from polar_ray.engine.wide import WideEmbedding, WideLayer
 
 

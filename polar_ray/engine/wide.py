@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from polar_ray.engine.fused import FusedAttention, FusedNorm
+from polar_ray.engine.fused import FusedAttention, FusedMLP, FusedNorm
 from polar_ray.engine.kernels import Kernels
-from polar_ray.engine.linear import row_blocks
+from polar_ray.engine.linear import WideLinear, row_blocks
 from polar_ray.engine.row import Row
 
 
@@ -26,8 +26,9 @@ class WideEmbedding(torch.nn.Module):
 class WideLayer(torch.nn.Module):
     """A decoder layer in bfloat16 whose residual stream is float32.
 
-    Rounding the stream after each branch moves a reward more than all other roundings of a forward together. What
-    follows the attention goes through in blocks of rows, which stay in cache.
+    Where its linear layers are wide, nothing else is rounded than what goes into a matrix product, and that once: the
+    two branches are summed up in the stream itself. What follows the attention goes through in blocks of rows, which
+    stay in cache.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class WideLayer(torch.nn.Module):
         # Gemma 2 also norms what the branches give.
         sandwich = "pre_feedforward_layernorm" in norms
         self.middle = norms["pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"]
-        self.after_attention = norms["post_attention_layernorm"] if sandwich else torch.nn.Identity()
-        self.after_mlp = norms["post_feedforward_layernorm"] if sandwich else torch.nn.Identity()
+        self.after_attention = norms["post_attention_layernorm"] if sandwich else None
+        self.after_mlp = norms["post_feedforward_layernorm"] if sandwich else None
         self.mlp = mlp
         self.kernels = kernels
 
@@ -61,9 +62,23 @@ class WideLayer(torch.nn.Module):
         """Returns float32 ``[1, tokens, hidden]``, in the memory of ``hidden_states``; see ``FusedAttention``."""
         x = hidden_states[0].contiguous()
         attended = self.attention.attended(self.input_layernorm(x), position_embeddings, row, keys)
-        branch = self.after_attention(self.attention.native.o_proj(attended))
         sizes = row_blocks(len(x))
-        for part, added in zip(torch.split(x, sizes), torch.split(branch, sizes), strict=True):
-            mlp = self.mlp(self.middle.of_sum(part, added)[None])[0]
-            self.kernels.add(part, self.after_mlp(mlp))
+        for part, rows in zip(torch.split(x, sizes), torch.split(attended, sizes), strict=True):
+            self._add(part, self.attention.native.o_proj, rows, self.after_attention)
+            normed = self.middle(part)
+            if isinstance(self.mlp, FusedMLP):
+                self._add(part, self.mlp.native.down_proj, self.mlp.gated(normed), self.after_mlp)
+            else:
+                self._add(part, self.mlp, normed, self.after_mlp)
         return x[None]
+
+    def _add(self, x: torch.Tensor, branch: torch.nn.Module, rows: torch.Tensor, norm: FusedNorm | None) -> None:
+        """Adds to the stream, in place, what a branch's last module gives, and its norm where there is one."""
+        if not isinstance(branch, WideLinear):
+            added = branch(rows)
+        elif norm is None:
+            branch.add_to(x, rows)
+            return
+        else:
+            added = branch.exact(rows)
+        self.kernels.add(x, added if norm is None else norm.exact(added))

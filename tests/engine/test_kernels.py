@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from polar_ray.engine.kernels import Kernels, _library, load_kernels
-from polar_ray.engine.linear import BLOCK, PackedLinear, pack_linears, row_blocks
+from polar_ray.engine.linear import BLOCK, PackedLinear, WideLinear, pack_linears, row_blocks
+from polar_ray.engine.products import Panels, Products
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[2]
@@ -48,19 +49,22 @@ def test_rms_norm(kernels: Kernels, dtype: torch.dtype, dim: int, plus_one: bool
 
 @pytest.mark.parametrize("dim", [64, 768, 50])
 @pytest.mark.parametrize("plus_one", [False, True])
-def test_a_branch_is_added_and_normed_with_one_rounding(kernels: Kernels, dim: int, plus_one: bool) -> None:
+def test_a_float32_stream_is_normed_with_one_rounding_or_with_none(kernels: Kernels, dim: int, plus_one: bool) -> None:
     x, weight = some(9, dim, dtype=torch.float32, scale=3), some(dim, dtype=torch.bfloat16)
-    branch = some(9, dim, dtype=torch.bfloat16, scale=0.1)
+    expected = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * (weight.double() + plus_one)
+    exact = kernels.rms_norm(x, weight, 1e-5, plus_one=plus_one, exact=True)
+    assert exact.dtype == torch.float32
+    torch.testing.assert_close(exact.double(), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(kernels.rms_norm(x, weight, 1e-5, plus_one=plus_one), exact.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [64, 50])
+def test_a_branch_is_added_in_float32(kernels: Kernels, dtype: torch.dtype, dim: int) -> None:
+    x, branch = some(9, dim, dtype=torch.float32, scale=3), some(9, dim, dtype=dtype, scale=0.1)
     total = x.clone()
-    found = kernels.add_and_norm(total, branch, weight, 1e-5, plus_one=plus_one)
+    kernels.add(total, branch)
     assert torch.equal(total, x + branch.float())
-    exact = total.double() / (total.double().pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * (weight.double() + plus_one)
-    # Half of the last of bfloat16's eight bits (twice that if it were rounded twice), and float32's own rounding.
-    torch.testing.assert_close(found.double(), exact, rtol=2**-8 + 1e-6, atol=1e-6)
-    assert torch.equal(found, kernels.rms_norm(total, weight, 1e-5, plus_one=plus_one))
-    again = x.clone()
-    kernels.add(again, branch)
-    assert torch.equal(again, total)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -76,6 +80,16 @@ def test_rotate_turns_halves_and_may_write_in_place(kernels: Kernels, dtype: tor
     kernels.rotate(x, cos, sin, x)
     assert_close(apart, expected)
     assert torch.equal(x, apart)
+
+
+@pytest.mark.parametrize("dim", [64, 24])
+def test_rotated_float32_is_rounded_once(kernels: Kernels, dim: int) -> None:
+    x, angles = some(11, 3, dim, dtype=torch.float32), torch.arange(11.0)[:, None] * torch.rand(dim)
+    exact = torch.empty_like(x)
+    kernels.rotate(x, angles.cos(), angles.sin(), exact)
+    rounded = torch.empty_like(x, dtype=torch.bfloat16)
+    kernels.rotate(x, angles.cos(), angles.sin(), rounded)
+    assert torch.equal(rounded, exact.bfloat16())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -166,3 +180,81 @@ def test_packing_replaces_linear_layers_and_frees_their_weights() -> None:
     assert replaced in (0, 2)
     torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
     assert len(list(model.parameters())) == (4 if replaced == 0 else 2)
+
+
+@pytest.fixture(scope="module")
+def products(kernels: Kernels) -> Products:
+    if kernels.products is None:
+        pytest.skip("needs a processor with instructions for bfloat16")
+    return kernels.products
+
+
+def wide_linear(inputs: int, outputs: int, *, bias: bool = False) -> torch.nn.Linear:
+    return torch.nn.Linear(inputs, outputs, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
+
+
+def exact_output(linear: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return F.linear(x.double(), linear.weight.double(), None if linear.bias is None else linear.bias.double())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("inputs", "outputs"), [(96, 64), (32, 16), (64, 208)])
+def test_a_wide_linear_layer_rounds_nothing_or_what_it_gives_once(
+    products: Products, inputs: int, outputs: int, bias: bool
+) -> None:
+    linear = wide_linear(inputs, outputs, bias=bias)
+    wide = WideLinear(linear, products)
+    for shape in ((1,), (7,), (3, 250), (0,)):
+        x = some(*shape, inputs, dtype=torch.bfloat16)
+        exact = wide.exact(x)
+        assert exact.dtype == torch.float32
+        torch.testing.assert_close(exact.double(), exact_output(linear, x), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(wide(x).float(), exact, rtol=2**-8, atol=1e-6)
+        stream = some(*shape, outputs, dtype=torch.float32, scale=3).view(-1, outputs)
+        total = stream.clone()
+        wide.add_to(total, x)
+        torch.testing.assert_close(total, stream + exact.view(-1, outputs), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh"])
+def test_gated_products_are_rounded_once(products: Products, activation: str, bias: bool) -> None:
+    gate, up = wide_linear(96, 208, bias=bias), wide_linear(96, 208, bias=bias)
+    x = some(579, 96, dtype=torch.bfloat16, scale=4)
+    one = exact_output(gate, x)
+    one = F.silu(one) if activation == "silu" else F.gelu(one, approximate="tanh")
+    found = products.gated(x, Panels.of(gate), Panels.of(up), activation)
+    # Half of the last of bfloat16's eight bits, and what the exponential is off by.
+    torch.testing.assert_close(found.double(), one * exact_output(up, x), rtol=2**-8 + 1e-4, atol=1e-4)
+
+
+def test_wide_products_are_the_same_on_any_number_of_threads(products: Products) -> None:
+    linear, other = wide_linear(64, 208, bias=True), wide_linear(64, 208)
+    wide, x = WideLinear(linear, products), some(579, 64, dtype=torch.bfloat16)
+
+    def results() -> list[torch.Tensor]:
+        gated = products.gated(x, wide.panels, Panels.of(other), "silu")
+        return [wide(x), wide.exact(x), gated]
+
+    alone = results()
+    torch.set_num_threads(3)
+    try:
+        assert all(map(torch.equal, alone, results()))
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_layers_of_odd_shapes_are_not_wide(products: Products) -> None:
+    model = torch.nn.Sequential(wide_linear(256, 512), wide_linear(512, 40), wide_linear(40, 64))
+    x = some(5, 256, dtype=torch.bfloat16)
+    expected = model(x)
+    pack_linears(model, products)
+    assert [isinstance(layer, WideLinear) for layer in model] in ([True, False, False], [False] * 3)
+    torch.testing.assert_close(model(x), expected, atol=2e-2, rtol=2e-2)
+
+
+def test_wide_products_say_that_onednn_was_switched_off(products: Products, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = WideLinear(wide_linear(64, 64), products)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    with pytest.raises(RuntimeError, match="was disabled since"):
+        wide(some(3, 64, dtype=torch.bfloat16))
