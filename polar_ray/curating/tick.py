@@ -27,7 +27,8 @@ from polar_ray.curating.shards import (
 from polar_ray.curating.state import Pending, Shard, State, Version, latest_number, read_state, write_state
 from polar_ray.curating.table import write_table
 from polar_ray.curating.versions import SCHEMA, Published, expired, folder_of, has_datasets, point_to, points_to, remove
-from polar_ray.data.lease import Busy, Lease, Purpose
+from polar_ray.data.claim import Busy, Purpose
+from polar_ray.data.lease import Lease
 from polar_ray.data.one_writer import LEASE_S
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import encode

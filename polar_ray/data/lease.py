@@ -8,84 +8,25 @@ over finds a higher one, and what it wrote carries a lower number.
 """
 
 import contextlib
-import os
-import socket
+import math
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from types import TracebackType
 
 import msgspec
 
-from polar_ray.data.exclusive import create
-from polar_ray.data.liveness import Process
-from polar_ray.data.numbered import highest, numbered, numbers
+from polar_ray.data.claim import Purpose, claimed
+from polar_ray.data.lease_record import LeaseRecord, given_up, owner, read
+from polar_ray.data.numbered import numbered, numbers
 from polar_ray.data.storage import Storage
-from polar_ray.data.versioned import decode
-from polar_ray.errors import LeaseLost, NotShareable, PolarRayError
+from polar_ray.errors import LeaseLost, PolarRayError
 
+LATELY = 6
+"""The part of a lease's life for which it counts as held since it was last looked at."""
 REMEMBERED = 20
 """Old leases that stay, to be looked at."""
-SCHEMA = 1
-_given_up: set[str] = set()
-"""Owners in this process that have ended and could not say so, since their storage was away."""
-
-
-class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a lease's file says.
-
-    Attributes:
-        owner: Host, process and a random word.
-        since: When it was taken, ISO 8601.
-        expires: Seconds since 1970.
-        released: Whether its owner gave it back.
-        process: Its owner; what earlier versions wrote does not tell.
-    """
-
-    schema: int = SCHEMA
-    owner: str
-    since: str
-    expires: float
-    released: bool = False
-    process: Process = Process()
-
-    def is_over(self, now: float) -> bool:
-        """Whether the next one may work: it was given back, it expired, or its owner is known to have ended."""
-        return self.released or now >= self.expires or self.owner in _given_up or self.process.is_dead()
-
-
-class Busy(Exception):
-    """Another owner holds the lease.
-
-    Attributes:
-        record: Its lease.
-    """
-
-    def __init__(self, record: LeaseRecord) -> None:
-        super().__init__(f"{record.owner} has worked since {record.since}")
-        self.record = record
-
-
-@dataclass(frozen=True)
-class Purpose:
-    """What is done under a lease, and how much depends on it.
-
-    Attributes:
-        name: As a person calls it: ``tick``.
-        loss: What was not done when the lease was lost.
-        setting: What makes the lease longer; empty where nothing does.
-        strict: Two must not work even for a moment. An expiry is then final though nobody took over, and a storage
-            where two can create the same file is refused. Otherwise what two write is the same, and it is enough that
-            one of them soon finds the other; and in the end nothing of the lease is left.
-    """
-
-    name: str
-    loss: str
-    setting: str = ""
-    strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,6 +76,7 @@ class Lease:
         self._work = work
         self._clock = clock
         self._taken_over = False
+        self._checked = -math.inf
         self._ended = threading.Event()
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._keep_alive, name="polar-ray-lease", daemon=True)
@@ -157,15 +99,11 @@ class Lease:
             NotShareable: The storage cannot keep two apart, and the work is strict.
         """
         storage.sweep(older_than_s=ttl_s)
-        token, mine = 0, None
+        mine = None
         # Whoever is outrun looks again: the other one works now, or has already ended.
         while mine is None:
-            last, record = _newest(storage)
-            if record is not None and not record.is_over(clock()):
-                raise Busy(record)
-            token = max(last, above) + 1
-            mine = _claimed(storage, token, ttl_s, work, clock())
-        for old in numbers(storage):
+            token, mine = claimed(storage, ttl_s, work, above, clock)
+        for old in numbers(storage) if work.strict else ():
             if old <= token - REMEMBERED:
                 storage.delete(numbered(storage, old))
         return Lease(storage, token, mine, ttl_s, work, clock)
@@ -186,13 +124,47 @@ class Lease:
         Raises:
             LeaseLost: It has expired, or another owner took it over.
         """
-        if self._has_expired() or not self._is_mine(self._storage):
+        name, url = self._work.name, self._storage.url
+        if self._has_expired():
             longer = f", or set {self._work.setting} higher" if self._work.setting else ""
             raise LeaseLost(
-                f"this {self._work.name} could not renew its lease in {self._storage.url} for {self._ttl_s:g} s, so "
-                f"another one may have taken over; {self._work.loss}. What was done is kept; run the same command "
-                f"again. If this comes again, look at the storage{longer}"
+                f"this {name} could not renew its lease in {url} for {self._ttl_s:g} s, so another one may have taken "
+                f"over; {self._work.loss}. What was done is kept; run the same command again. If this comes again, "
+                f"look at the storage{longer}"
             )
+        found = owner(self._storage)
+        if found is None:
+            raise LeaseLost(
+                f"somebody deleted the lease of this {name} in {url}, so another one may have taken over; "
+                f"{self._work.loss}. Run the same command again"
+            )
+        number, record = found
+        if (number, record.owner) == (self.token, self._record.owner):
+            return
+        silent = self._clock() - (self._record.expires - self._ttl_s)
+        why = (
+            f"this one did not renew its lease for {silent:.0f} s"
+            if silent >= self._ttl_s
+            else "though this one renewed its lease in time: look whether the storage keeps two from creating one file"
+        )
+        raise LeaseLost(
+            f"another {name} ({record.who}) has taken over in {url} since {record.since}, {why}; {self._work.loss}. "
+            "When that one has ended, run the same command again"
+        )
+
+    def check_lately(self) -> None:
+        """Makes sure that the lease is still held, or was a moment ago: for what is done often.
+
+        Nobody takes over from an owner that has its lease for half of its life yet.
+
+        Raises:
+            LeaseLost: As ``check``.
+        """
+        # By a clock that goes on while the machine, or this process, is asleep.
+        now = self._clock()
+        if not (0 <= now - self._checked < self._ttl_s / LATELY and now < self._record.expires - self._ttl_s / 2):
+            self.check()
+            self._checked = now
 
     def renew(self) -> None:
         """Moves the expiry, unless another owner took over."""
@@ -214,7 +186,7 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        _given_up.add(self._record.owner)
+        given_up.add(self._record.owner)
         # Should the storage be away, the lease expires by itself.
         with self._writing, contextlib.suppress(OSError, PolarRayError):
             storage = self._briefly
@@ -225,7 +197,7 @@ class Lease:
                 storage.write_atomic(numbered(storage, self.token), msgspec.json.encode(released))
                 return
             for number in numbers(storage):
-                if number <= self.token:
+                if number == self.token or _is_left(storage, number, self.token):
                     storage.delete(numbered(storage, number))
 
     def _has_expired(self) -> bool:
@@ -244,64 +216,15 @@ class Lease:
                 continue
 
 
-def _newest(storage: Storage) -> tuple[int, LeaseRecord | None]:
-    """Returns the highest number, and its record unless its owner has just deleted it."""
-    last = highest(storage)
-    try:
-        return last, _read(storage, last) if last else None
-    except FileNotFoundError:
-        return last, None
+def _is_held(storage: Storage, token: int, name: str) -> bool:
+    """Whether the lease is an owner's. On a storage that let two create it, the one who wrote last has it."""
+    found = owner(storage)
+    return found is not None and (found[0], found[1].owner) == (token, name)
 
 
-def _is_held(storage: Storage, token: int, owner: str) -> bool:
-    """Whether the highest lease is an owner's. On a storage that let two create it, the one who wrote last has it."""
-    last, record = _newest(storage)
-    return last == token and record is not None and record.owner == owner
-
-
-def _claimed(storage: Storage, token: int, ttl_s: float, work: Purpose, now: float) -> LeaseRecord | None:
-    """Creates the lease of a number; returns its record, or None where another owner was quicker."""
-    since = datetime.fromtimestamp(now, timezone.utc).isoformat(timespec="seconds")
-    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    mine = LeaseRecord(owner=owner, since=since, expires=now + ttl_s, process=Process.this())
-    if not _claim(storage, token, mine, work):
-        return None
-    if highest(storage) > token:
-        # This process slept between looking and creating, so long that the number had come and gone.
-        storage.delete(numbered(storage, token))
-        return None
-    return mine
-
-
-def _claim(storage: Storage, token: int, record: LeaseRecord, work: Purpose) -> bool:
-    """Creates the file of a lease; returns whether nobody else has."""
-    path, data = numbered(storage, token), msgspec.json.encode(record)
-    try:
-        if not create(storage, path, data):
-            # Or this process has, and the answer was lost on its way, so that the client asked again.
-            return _is_held(storage, token, record.owner)
-        # Whoever creates a file twice and succeeds is on a storage that lets others do so too. The space tells this
-        # call's file from the first one's, should an answer be lost.
-        if not create(storage, path, data + b" "):
-            return True
-        if work.strict:
-            storage.delete(path)
-            raise NotShareable(
-                f"{storage.url} cannot be shared by several processes: it created the same file twice, so it ignores "
-                "If-None-Match; give an output.path on a store that does not, or on a local disk"
-            )
-    except NotShareable:
-        if work.strict:
-            raise
-        storage.write_atomic(path, data)
-    return _is_held(storage, token, record.owner)
-
-
-def _read(storage: Storage, token: int) -> LeaseRecord:
-    return decode(
-        storage,
-        numbered(storage, token),
-        LeaseRecord,
-        SCHEMA,
-        "nobody knows who works there; if you are sure that nobody does, delete it",
-    )
+def _is_left(storage: Storage, number: int, token: int) -> bool:
+    """Whether nobody will come back for a lease, when its last owner, that of ``token``, ends."""
+    record = read(storage, number)
+    if record is None:
+        return False
+    return record.process.is_dead() if record.claim else number < token

@@ -31,9 +31,15 @@ class Process(msgspec.Struct, frozen=True):
         _, started = _state(pid)
         return Process(_place(), pid, started)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, on this machine, and in this container."""
+        return bool(self.place) and self.place == _place()
+
     def is_dead(self) -> bool:
         """Whether it is known to have ended. Of a process of another machine or container nothing is known."""
-        if not self.place or self.place != _place():
+        if not self.is_here or not 0 < self.pid < 2**31:
+            # No system has such a number, so whoever wrote it did not know.
             return False
         try:
             os.kill(self.pid, 0)

@@ -3,6 +3,7 @@
 import re
 
 from polar_ray.data.storage import Storage
+from polar_ray.errors import StateError
 
 _NAME = re.compile(r"[0-9]{12}\.json")
 
@@ -20,5 +21,14 @@ def highest(storage: Storage) -> int:
 
 
 def numbered(storage: Storage, number: int) -> str:
-    """Returns the path of the file that is named by a number."""
+    """Returns the path of the file that is named by a number.
+
+    Raises:
+        StateError: There is no higher one than what is there.
+    """
+    if number >= 10**12:
+        raise StateError(
+            f"{storage.url} has a file with the highest number there can be, so nothing comes after it; if you are "
+            "sure that nobody works there, delete that file"
+        )
     return storage.join(f"{number:012d}.json")

@@ -5,7 +5,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from polar_ray.data.lease import Busy, Lease, Purpose
+from polar_ray.data.claim import Busy, Purpose
+from polar_ray.data.lease import Lease
 from polar_ray.data.storage import FileInfo, Storage
 from polar_ray.errors import OutputBusy
 
@@ -46,11 +47,10 @@ def one_writer(storage: Storage, records: str, work: Purpose, lease_s: float = L
         # would take that of the next one for its own.
         lease = Lease.take(leases, lease_s, work, above=int(time.time() * 100))
     except Busy as busy:
-        host, process, _ = busy.record.owner.rsplit(":", 2)
         raise OutputBusy(
-            f"another {work.name} has been writing into {storage.url} since {busy.record.since} (process {process} on "
-            f"{host}); wait for its end, or give another output.path. Should it have been killed on another machine, "
-            f"the same command works {lease_s:g} s after that"
+            f"another {work.name} has been writing into {storage.url} since {busy.record.since} "
+            f"({busy.record.who}); wait for its end, or give another output.path. Should it have been killed on "
+            f"another machine, the same command works {lease_s:g} s after that"
         ) from None
     try:
         with lease:

@@ -5,7 +5,7 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
@@ -53,8 +53,14 @@ def new_file(path: str, patience: Patience) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replace_local(path: str, patience: Patience) -> Iterator[BinaryIO]:
-    """Opens a local file for writing; it appears, whole, when the block ends, and not at all if it raises."""
+def replace_local(path: str, patience: Patience, check: Callable[[], None]) -> Iterator[BinaryIO]:
+    """Opens a local file for writing; it appears, whole, when the block ends, and not at all if it raises.
+
+    Args:
+        path: Of the file.
+        patience: How long it is waited for a disk that is full.
+        check: Is asked just before the file appears, and may raise.
+    """
     folder = os.path.dirname(path)
     try:
         patience.call(lambda: os.makedirs(folder, exist_ok=True), writing=True)
@@ -66,7 +72,12 @@ def replace_local(path: str, patience: Patience) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        patience.call(lambda: os.replace(temporary, path), writing=True)
+
+        def appear() -> None:
+            check()
+            os.replace(temporary, path)
+
+        patience.call(appear, writing=True)
     except BaseException:
         # Whatever stopped the writer, an interrupt included, its half-written file must not stay. Where it cannot be
         # deleted, what stopped the writer is still what is told.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 from polar_ray.data.filesystems import AZURE_SCHEMES, make_filesystem
 from polar_ray.data.folders import files_below, writable
 from polar_ray.data.glob import compile_glob, fixed_folder, is_glob
+from polar_ray.data.guard import Guard
 from polar_ray.data.patience import Patience
 from polar_ray.data.replacing import is_temporary, new_file, replace_local
 from polar_ray.data.stream import Stream
@@ -70,6 +71,8 @@ class Storage:
         host: The account's host in an Azure URL.
         options: ``storage_options`` of the recipe.
         wait_s: Seconds in which it may come back when it is away: ``limits.storage_wait_s`` of the recipe.
+        guard: Is asked before anything is changed, and raises where that is no longer this process's to do. It stays in
+            this process: it does not travel with the storage.
     """
 
     scheme: str
@@ -77,6 +80,7 @@ class Storage:
     host: str | None = None
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     wait_s: float = STORAGE_WAIT_S
+    guard: Guard | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def of(url: str, options: dict[str, Any] | None = None, wait_s: float = STORAGE_WAIT_S) -> "Storage":
@@ -180,7 +184,7 @@ class Storage:
         """Opens a file for writing; it appears, whole, when the block ends, and not at all if it raises."""
         key = self._key(path)
         if self.is_local:
-            with replace_local(key, self.patience) as stream:
+            with replace_local(key, self.patience, self._check) as stream:
                 yield stream
             return
         # An object store gets nothing before the content is complete, so there is no upload to abort.
@@ -189,7 +193,7 @@ class Storage:
             with new_file(spool, Patience(folder, self.wait_s)) as stream:
                 yield stream
             try:
-                self.patience.ask(path, lambda: self._upload(spool, key), writing=True)
+                self.patience.ask(path, self._guarded(lambda: self._upload(spool, key)), writing=True)
             except FileNotFoundError as error:
                 raise StorageFault(f"{path} cannot be written: {error}; is there such a bucket?") from error
 
@@ -211,7 +215,7 @@ class Storage:
                 while data := stream.read(_COPY_BYTES):
                     copy.write(data)
             return
-        self._ask(source, lambda: self.filesystem.copy_file(self._key(source), self._key(target)))
+        self._ask(source, self._guarded(lambda: self.filesystem.copy_file(self._key(source), self._key(target))))
 
     def sweep(self, path: str = "", older_than_s: float = 0) -> None:
         """Deletes what writers left in a folder that were killed at least so many seconds ago; nobody writes to it now.
@@ -225,7 +229,7 @@ class Storage:
                 left = os.path.join(folder, name)
                 try:
                     if time.time() - os.stat(left).st_mtime >= older_than_s:
-                        self._ask(left, lambda left=left: os.unlink(left), writing=True)  # type: ignore[misc]
+                        self._ask(left, self._guarded(partial(os.unlink, left)), writing=True)
                 except FileNotFoundError:
                     # Its writer was not dead after all, and has just finished.
                     continue
@@ -237,6 +241,10 @@ class Storage:
     def is_file(self, path: str = "") -> bool:
         """Whether there is a file of exactly this name."""
         return bool(self._type(path) == pafs.FileType.File)
+
+    def written_at(self, path: str) -> float | None:
+        """Returns when a file was written, in seconds since 1970 by the storage's clock, where it tells."""
+        return _mtime(self._ask(path, lambda: self.filesystem.get_file_info(self._key(path)).mtime_ns))
 
     def list(self, prefix: str = "") -> "Files":
         """Returns all files below a folder, at any depth, sorted by path; or the file itself.
@@ -258,7 +266,7 @@ class Storage:
     def delete(self, path: str) -> None:
         """Deletes a file; one that is not there is no error."""
         try:
-            self._ask(path, lambda: self.filesystem.delete_file(self._key(path)), writing=True)
+            self._ask(path, self._guarded(lambda: self.filesystem.delete_file(self._key(path))), writing=True)
         except FileNotFoundError:
             return
 
@@ -268,7 +276,7 @@ class Storage:
         # A plain rmtree also removes what `list` does not show.
         delete = (lambda: shutil.rmtree(key)) if self.is_local else (lambda: self.filesystem.delete_dir(key))
         try:
-            self._ask(path, delete, writing=True)
+            self._ask(path, self._guarded(delete), writing=True)
         except FileNotFoundError:
             return
 
@@ -287,6 +295,19 @@ class Storage:
     def relative(self, path: str) -> str:
         """Returns a path as ``filesystem`` takes it: without the scheme."""
         return self._key(path)
+
+    def _check(self) -> None:
+        if self.guard is not None:
+            self.guard()
+
+    def _guarded(self, operation: Callable[[], Result]) -> Callable[[], Result]:
+        """Returns an operation that changes something, with the guard before each try."""
+
+        def change() -> Result:
+            self._check()
+            return operation()
+
+        return change
 
     def _ask(self, path: str, operation: Callable[[], Result], *, writing: bool = False) -> Result:
         """Runs an operation on a path; only in local files does it matter that it writes."""

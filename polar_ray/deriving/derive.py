@@ -87,6 +87,7 @@ def derive(
         # Nothing is written, so it does not matter who else is there.
         return folder.read_same(identity)
     with one_writer(folder.storage, RECORDS, WORK, lease_s) as lease:
+        folder = folder.guarded(lease.check_lately)
         if (finished := folder.establish(identity, fresh=fresh)) is not None:
             return finished
         return _derive(recipe, _Origin(folder, tables, wanted, parent, joined, versions), lease, progress, workers)
@@ -112,7 +113,10 @@ def _derive(
     units = plan_units(tables.first.parts)
     if workers is None:
         workers = Processes(min(recipe.compute.processes or usable_cpus(), max(1, len(units))))
-    buckets = Storage.of(folder.join("_derive", "joined"), recipe.output.storage_options, folder.wait_s)
+    # Of this writer alone: the processes of one that was overtaken may still be sorting rows of other tables.
+    buckets = Storage.of(
+        folder.join("_derive", "joined", f"{lease.token:012d}"), recipe.output.storage_options, folder.wait_s
+    )
     work = Work(tables.first, recipe, wanted, join_sources(tables, wanted.columns, units, workers, buckets))
     if recipe.reward.combine and recipe.reward.combine.needs_table:
         work = replace(work, statistics=_statistics(work, units, workers))

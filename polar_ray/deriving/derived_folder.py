@@ -9,14 +9,15 @@ _derive/derive.json                    what the folder is for, written first
 _derive/lease/017321094512.json        who writes, while somebody does
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
+from polar_ray.data.claim import Purpose
 from polar_ray.data.generations import RECORD
-from polar_ray.data.lease import Purpose
+from polar_ray.data.guard import Guard, also
 from polar_ray.data.one_writer import one_writer, others
 from polar_ray.data.own_files import Own, delete_own, refuse_links
 from polar_ray.data.records import DAMAGE, decode_record, differences
@@ -115,16 +116,28 @@ WAY_ON = "; give another output.path, or delete it with --fresh"
 
 @dataclass(frozen=True)
 class DerivedFolder:
-    """Paths of a derivation and what lies at them."""
+    """Paths of a derivation and what lies at them.
+
+    Attributes:
+        path: Of the folder.
+        options: ``storage_options`` of the output.
+        wait_s: Seconds in which a storage that is away may come back.
+        guard: Is asked before this process changes anything in the folder; see ``Storage``.
+    """
 
     path: str
     options: dict[str, Any] = field(default_factory=dict)
     wait_s: float = STORAGE_WAIT_S
+    guard: Guard | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def storage(self) -> Storage:
         """The filesystem that holds the folder, made once."""
-        return Storage.of(self.path, self.options, self.wait_s)
+        return replace(Storage.of(self.path, self.options, self.wait_s), guard=self.guard)
+
+    def guarded(self, guard: Guard) -> "DerivedFolder":
+        """Returns the folder with a guard, such as the lease under which it is written to, beside those it has."""
+        return replace(self, guard=also(self.guard, guard))
 
     @staticmethod
     def of(output: Output, wait_s: float = STORAGE_WAIT_S) -> "DerivedFolder":
@@ -146,8 +159,8 @@ class DerivedFolder:
             OutputError: A folder of the derivation is a link, or somebody writes there; nothing was deleted.
         """
         if self._is_derivation():
-            with one_writer(self.storage, RECORDS, WORK):
-                delete_own(self.storage, self.path, OWN)
+            with one_writer(self.storage, RECORDS, WORK) as lease:
+                delete_own(self.guarded(lease.check_lately).storage, self.path, OWN)
 
     def check_clearable(self) -> None:
         """Makes sure that the derivation in the folder can be deleted, if there is one.

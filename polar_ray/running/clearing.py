@@ -1,5 +1,7 @@
 """Clearing: deletes a run and nothing else. What a run has is named here, file by file."""
 
+from dataclasses import replace
+
 from polar_ray.data.generations import FOLDER, generation
 from polar_ray.data.one_writer import one_writer
 from polar_ray.data.own_files import Own, delete_own, refuse_links
@@ -37,8 +39,8 @@ def clear(folder: RunFolder) -> None:
         OutputError: A folder of the run is a link, or somebody writes there; nothing was deleted.
     """
     if read_identity(folder) is not None:
-        with one_writer(folder.storage, RECORDS, RUN):
-            _clear(folder)
+        with one_writer(folder.storage, RECORDS, RUN) as lease:
+            _clear(folder.guarded(lease.check_lately))
 
 
 def _clear(folder: RunFolder) -> None:
@@ -84,7 +86,5 @@ def _generations(folder: RunFolder) -> list[RunFolder]:
     paths = [info.path for info in storage.list(folder.join(FOLDER))]
     start = len(folder.join(FOLDER, ""))
     numbers = sorted({int(name) for path in paths if (name := path[start:].split("/")[0]).isdecimal()})
-    found = [
-        RunFolder(generation(folder.path, number), folder.options, folder.wait_s) for number in numbers if number > 1
-    ]
+    found = [replace(folder, path=generation(folder.path, number)) for number in numbers if number > 1]
     return [later for later in found if later.is_run()]

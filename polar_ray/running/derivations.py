@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from polar_ray.data.guard import Guard
 from polar_ray.deriving.columns import SCORE_FIELDS, ScoreColumns
 from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.deriving.wanted import wanted_of
@@ -39,13 +40,17 @@ def are_derived(recipe: Recipe) -> bool:
     return all(folder.is_finished() for folder in _folders(recipe))
 
 
-def clear_derivations(recipe: Recipe) -> None:
+def clear_derivations(recipe: Recipe, guard: Guard | None = None) -> None:
     """Deletes what the recipe derived earlier, since the scores that it came from are about to go.
+
+    Args:
+        recipe: How it is scored and derived.
+        guard: Is asked before anything is deleted, and raises where it is no longer this process's to do.
 
     Raises:
         OutputError: A folder of one of the datasets is a link; nothing was deleted.
     """
-    folders = _folders(recipe)
+    folders = [folder if guard is None else folder.guarded(guard) for folder in _folders(recipe)]
     for folder in folders:
         folder.check_clearable()
     for folder in folders:

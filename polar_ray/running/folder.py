@@ -14,14 +14,15 @@ generations/2                          what a retry made of the run: a folder li
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
+from polar_ray.data.claim import Purpose
 from polar_ray.data.generations import RECORD
-from polar_ray.data.lease import Purpose
+from polar_ray.data.guard import Guard, also
 from polar_ray.data.one_writer import others
 from polar_ray.data.records import decode_record
 from polar_ray.data.storage import Storage
@@ -85,11 +86,19 @@ class Removal(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run and what lies at them. Picklable: it travels to the workers."""
+    """Paths of a run and what lies at them. Picklable: it travels to the workers.
+
+    Attributes:
+        path: Of the folder.
+        options: ``storage_options`` of the output.
+        wait_s: Seconds in which a storage that is away may come back.
+        guard: Is asked before this process changes anything in the folder; see ``Storage``.
+    """
 
     path: str
     options: dict[str, Any] = field(default_factory=dict)
     wait_s: float = STORAGE_WAIT_S
+    guard: Guard | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def of(path: str, options: dict[str, Any] | None = None, wait_s: float = STORAGE_WAIT_S) -> "RunFolder":
@@ -99,7 +108,14 @@ class RunFolder:
     @cached_property
     def storage(self) -> Storage:
         """The filesystem that holds the folder, made once."""
-        return Storage.of(self.path, self.options, self.wait_s)
+        return replace(Storage.of(self.path, self.options, self.wait_s), guard=self.guard)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "options": self.options, "wait_s": self.wait_s}
+
+    def guarded(self, guard: Guard) -> "RunFolder":
+        """Returns the folder with a guard, such as the lease under which it is written to, beside those it has."""
+        return replace(self, guard=also(self.guard, guard))
 
     def join(self, *names: str) -> str:
         """Returns the path of something in the folder."""

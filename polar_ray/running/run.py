@@ -137,6 +137,9 @@ def score(
     """
     started, started_at = time.monotonic(), _now()
     check_ray()
+    if lease is not None:
+        # From here on nothing in the folder is changed by a process that was asleep while another one took over.
+        folder = folder.guarded(lease.check_lately)
     with connected(recipe.compute) as cluster:
         sized = cluster.pools(
             recipe.compute,
@@ -154,7 +157,7 @@ def score(
         if fresh:
             check_clearable(folder)
             if retrial is None:
-                clear_derivations(recipe)
+                clear_derivations(recipe, folder.guard)
         planned = READING if retrial is None else retrial.reading
         begun = establish(folder, Identity.of(recipe, files, fingerprints, planned), fresh=fresh)
         if lease is None or folder.is_finished():

@@ -10,13 +10,16 @@ import msgspec
 import pytest
 from s3_server import careless_bucket
 
-from polar_ray.data import lease
+from polar_ray.data import claim, lease_record
+from polar_ray.data.claim import Busy, Purpose
 from polar_ray.data.exclusive import create
-from polar_ray.data.lease import REMEMBERED, Busy, Lease, LeaseRecord, Purpose
+from polar_ray.data.lease import REMEMBERED, Lease
+from polar_ray.data.lease_record import LeaseRecord
 from polar_ray.data.liveness import Process
+from polar_ray.data.one_writer import one_writer
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import decode
-from polar_ray.errors import LeaseLost, NotShareable, StateError, StorageAway, StorageError
+from polar_ray.errors import LeaseLost, NotShareable, OutputBusy, StateError, StorageAway, StorageError
 
 TICK = Purpose("tick", "nothing was published", "lease_s")
 RUN = Purpose("run", "it ends here", strict=False)
@@ -69,6 +72,7 @@ def test_while_one_holds_the_lease_another_is_told_who(folder: Storage) -> None:
             Lease.take(folder, 60, TICK, clock=clock)
         held.check()
     assert busy.value.record == msgspec.structs.replace(record(folder, 1), released=False)
+    assert not busy.value.record.claim
 
 
 def test_a_lease_that_was_given_back_can_be_taken_at_once(folder: Storage) -> None:
@@ -112,8 +116,8 @@ def test_whoever_slept_between_looking_and_creating_does_not_get_an_old_number(
     folder.delete(folder.join("000000000001.json"))
     with Lease.take(folder, 60, TICK, clock=clock):
         # The first look of this one is from before there was any lease.
-        looks, really = [0], lease.highest
-        monkeypatch.setattr(lease, "highest", lambda storage: looks.pop() if looks else really(storage))
+        looks, really = [[]], claim.numbers
+        monkeypatch.setattr(claim, "numbers", lambda storage: looks.pop() if looks else really(storage))
         with pytest.raises(Busy):
             Lease.take(folder, 60, TICK, clock=clock)
     assert not folder.is_file(folder.join("000000000001.json"))
@@ -122,8 +126,8 @@ def test_whoever_slept_between_looking_and_creating_does_not_get_an_old_number(
 def test_a_lease_that_is_deleted_between_looking_and_reading_keeps_nobody_out(
     folder: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, really = [7], lease.highest
-    monkeypatch.setattr(lease, "highest", lambda storage: looks.pop() if looks else really(storage))
+    looks, really = [[7]], claim.numbers
+    monkeypatch.setattr(claim, "numbers", lambda storage: looks.pop() if looks else really(storage))
     with Lease.take(folder, 60, RUN) as held:
         assert held.token == 8
 
@@ -136,9 +140,9 @@ def test_a_storage_that_is_away_while_a_lease_is_created_gives_it_to_nobody(
     def away(*_: object) -> bool:
         raise StorageAway("the storage could not be used")
 
-    monkeypatch.setattr(lease, "create", away)
+    monkeypatch.setattr(claim, "create", away)
     # As it was for whoever looked before the other one came.
-    monkeypatch.setattr(lease, "_newest", lambda storage: (0, None))
+    monkeypatch.setattr(claim, "numbers", lambda storage: [])
     with pytest.raises(StorageAway):
         Lease.take(folder, 60, RUN)
     monkeypatch.undo()
@@ -152,7 +156,7 @@ def test_an_owner_that_could_not_give_its_lease_back_keeps_nobody_in_its_process
         raise StorageAway("the storage could not be used")
 
     with Lease.take(folder, 60, RUN):
-        monkeypatch.setattr(lease, "_is_held", away)
+        monkeypatch.setattr("polar_ray.data.lease.owner", away)
     monkeypatch.undo()
     assert not record(folder, 1).released
     with Lease.take(folder, 60, RUN) as held:
@@ -209,7 +213,9 @@ def test_a_copy_of_a_lease_is_none(folder: Storage) -> None:
 def test_an_owner_whose_lease_is_gone_does_not_go_on(folder: Storage) -> None:
     held = Lease.take(folder, 60, TICK)
     folder.delete(folder.join("000000000001.json"))
-    with pytest.raises(LeaseLost, match="another one may have taken over"):
+    with pytest.raises(
+        LeaseLost, match=r"somebody deleted the lease of this tick in .*another one may have taken over"
+    ):
         held.check()
     held.renew()
     assert held.taken_over
@@ -221,7 +227,7 @@ def test_of_two_that_hold_the_same_number_the_one_whose_record_is_there_goes_on(
     path = folder.join("000000000001.json")
     theirs = msgspec.structs.replace(record(folder, 1), owner="elsewhere:1:x")
     folder.write_atomic(path, msgspec.json.encode(theirs))
-    with pytest.raises(LeaseLost, match="another one may have taken over"):
+    with pytest.raises(LeaseLost, match=r"another tick \(process 1 on elsewhere\) has taken over .* though this one"):
         first.check()
     first.renew()
     assert first.taken_over
@@ -276,7 +282,9 @@ def test_of_processes_elsewhere_and_of_those_that_have_a_dead_ones_number_nothin
     assert msgspec.structs.replace(here, started="1").is_dead()
 
 
-def test_an_earlier_version_reads_what_this_one_writes_and_the_other_way_round(folder: Storage) -> None:
+def test_an_earlier_version_reads_what_this_one_writes_and_the_other_way_round(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A record as earlier versions have it."""
 
     class Earlier(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,6 +300,7 @@ def test_an_earlier_version_reads_what_this_one_writes_and_the_other_way_round(f
     with pytest.raises(Busy, match="host:1:x has worked since"):
         Lease.take(folder, 60, TICK, clock=clock)
     clock.now += 60
+    monkeypatch.setattr(lease_record, "_time_of", lambda storage: time.time() + 60)
     with Lease.take(folder, 60, TICK, clock=clock):
         read = msgspec.json.decode(folder.read_bytes(folder.join("000000000005.json")), type=Earlier)
     assert read.expires == clock.now + 60
@@ -312,3 +321,82 @@ def test_a_lease_that_is_not_strict_lives_on_though_it_expired_while_nobody_took
             held.check()
         with pytest.raises(LeaseLost, match="another run has taken over"):
             held.fence.check()
+
+
+def test_who_did_not_renew_its_lease_in_time_is_told_who_took_over_and_for_how_long_it_was_silent(
+    folder: Storage,
+) -> None:
+    clock = Clock()
+    asleep = Lease.take(folder, 60, RUN, clock=clock)
+    clock.now += 3600
+    with Lease.take(folder, 60, RUN, clock=clock):
+        said = (
+            r"another run \(process \d+ on .*\) has taken over .*, this one did not renew its lease for 3600 s; it ends"
+        )
+        with pytest.raises(LeaseLost, match=said):
+            asleep.check()
+
+
+def test_what_is_done_often_asks_the_storage_now_and_then(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked = Clock(), []
+    really = lease_record.owner
+    monkeypatch.setattr("polar_ray.data.lease.owner", lambda storage: asked.append(clock.now) or really(storage))
+    held = Lease.take(folder, 60, RUN, clock=clock)
+    for _ in range(100):
+        held.check_lately()
+        clock.now += 1
+    # As it is never renewed here, half of its life is over after 30 seconds.
+    start = asked[0]
+    assert [now - start for now in asked[:4]] == [0, 10, 20, 30]
+    assert len(asked) == 3 + 70
+
+
+def theirs(folder: Storage, number: int, **changes: object) -> None:
+    """Writes the lease of a process of another machine."""
+    there = {
+        "owner": "elsewhere:1:x",
+        "since": "2026-01-01T00:00:00+00:00",
+        "expires": time.time() + 60,
+        "process": Process("another machine", 1, "1"),
+        "ttl_s": 60.0,
+    }
+    record = LeaseRecord(**{**there, **changes})  # type: ignore[arg-type]
+    folder.write_atomic(folder.join(f"{number:012d}.json"), msgspec.json.encode(record))
+
+
+@pytest.mark.parametrize("wrong_by", [-3600, 0, 3600])
+def test_a_lease_of_another_machine_expires_by_the_storages_time_whatever_that_machines_clock_says(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch, wrong_by: int
+) -> None:
+    theirs(folder, 1, expires=time.time() + 60 + wrong_by)
+    with pytest.raises(Busy):
+        Lease.take(folder, 60, TICK)
+    # The files in which the storage's time was asked are gone.
+    assert [info.path for info in folder.list()] == [folder.join("000000000001.json")]
+    monkeypatch.setattr(lease_record, "_time_of", lambda storage: time.time() + 61)
+    with Lease.take(folder, 30, TICK) as held:
+        assert held.token == 2
+
+
+def test_a_lease_that_expired_days_ago_is_over_though_its_folder_was_copied_just_now(folder: Storage) -> None:
+    theirs(folder, 1, expires=time.time() - 2 * 86_400)
+    with Lease.take(folder, 60, TICK) as held:
+        assert held.token == 2
+
+
+@pytest.mark.parametrize("name", ["x", "", "host:1", ":::", "a:b:c:1:x"])
+@pytest.mark.parametrize("pid", [2**31, 2**63 - 1, 0, -1])
+def test_a_record_of_odd_content_is_one_sentence(tmp_path: object, name: str, pid: int) -> None:
+    folder = Storage.of(str(tmp_path))
+    theirs(Storage.of(folder.join("_run", "lease")), 1, owner=name, process=Process(Process.this().place, pid, ""))
+    said = r"another run has been writing into .* since 2026.*; wait for its end"
+    with pytest.raises(OutputBusy, match=said), one_writer(folder, "_run", RUN):
+        pass
+
+
+def test_after_the_highest_number_comes_none(tmp_path: object) -> None:
+    folder = Storage.of(str(tmp_path))
+    theirs(folder, 10**12 - 1, released=True)
+    with pytest.raises(StateError, match=r"has a file with the highest number there can be.*delete that file"):
+        Lease.take(folder, 60, RUN)
+    assert len(folder.list()) == 1

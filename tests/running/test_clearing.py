@@ -1,5 +1,6 @@
 """A run is deleted only where one is, and nothing else beside it."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,31 @@ def test_an_interrupted_clearing_can_be_repeated(tmp_path: Path, monkeypatch: py
         deleted[0] = 100
         clear(RunFolder.of(str(top)))
         assert files_below(top) == {"notes.txt"}
+
+
+def test_clearing_stops_at_the_very_file_before_which_another_took_over(tmp_path: Path) -> None:
+    class Overtaken(Exception):
+        """Raised as a lease does."""
+
+    for count in range(5):
+        top, left = tmp_path / str(count), [count]
+        write(top, "_run/run.json", *RUN)
+        before = files_below(top)
+
+        def guard(left: list[int] = left) -> None:
+            if not left[0]:
+                raise Overtaken
+            left[0] -= 1
+
+        with pytest.raises(Overtaken):
+            establish(RunFolder.of(str(top)).guarded(guard), Identity({}, {}, {}), fresh=True)
+        assert len(before - files_below(top)) == count
+        assert (top / "_run/run.json").read_text() == RECORD
+
+
+def test_a_guard_stays_with_its_process(tmp_path: Path) -> None:
+    folder = RunFolder.of(str(tmp_path)).guarded(lambda: pytest.fail("asked in another process"))
+    assert folder.storage.guard is not None
+    there = pickle.loads(pickle.dumps(folder))
+    there.storage.write_atomic(there.join("x"), b"1")
+    assert there == folder

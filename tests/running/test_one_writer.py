@@ -1,6 +1,7 @@
 """Of several that would write into one folder one does; the others end at once and touch nothing."""
 
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,7 @@ from conftest import rows, write_jsonl
 from processes import as_nobody
 from runs import Listening, files_below, part_files, recipe, score_table
 
-from polar_ray.data.lease import LeaseRecord
+from polar_ray.data.lease_record import LeaseRecord
 from polar_ray.data.liveness import Process
 from polar_ray.data.one_writer import one_writer
 from polar_ray.data.storage import Storage
@@ -17,9 +18,10 @@ from polar_ray.deriving.derive import derive
 from polar_ray.errors import ClusterTooSmall, LeaseLost, OutputBusy, StorageDenied
 from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.running.folder import RUN, RunFolder
+from polar_ray.running.inputs import checked_files
 from polar_ray.running.progress import Silent
 from polar_ray.running.retry import retry
-from polar_ray.running.run import run
+from polar_ray.running.run import run, score
 from polar_ray.running.tally import Tally
 
 HERE = rf"process {os.getpid()} on "
@@ -187,3 +189,64 @@ def test_of_two_derivations_into_one_folder_the_second_deletes_nothing(tmp_path:
         assert contents(tmp_path / "best") == before
     assert derive(wanted).counts["rows"] == 2
     assert not (tmp_path / "best/_derive/lease").exists()
+
+
+def overtaken(folder: Storage, records: str) -> None:
+    """Another process takes over, as it may from one that did not renew its lease, be it asleep."""
+    theirs = LeaseRecord(owner="host:1:x", since="2026-01-01T00:00:00+00:00", expires=4e9)
+    folder.write_atomic(folder.join(records, "lease", f"{10**12 - 1}.json"), msgspec.json.encode(theirs))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_fresh_start_that_slept_while_another_finished_leaves_its_table_and_what_was_derived_alone(
+    tmp_path: Path, embedded_ray: None, finished: bool
+) -> None:
+    best = {"best": {"best_of_n": {"top_k": 1}, "output": {"path": str(tmp_path / "best")}}}
+    wanted = recipe(write_jsonl(tmp_path / "in.jsonl", rows(2)), tmp_path / "out", derive=best)
+    run(wanted)
+    folder = RunFolder.of(str(tmp_path / "out"))
+    if not finished:
+        folder.storage.delete(folder.manifest)
+    files = checked_files(wanted, folder, fresh=True)
+    with one_writer(folder.storage, "_run", RUN) as lease:
+        overtaken(folder.storage, "_run")
+        before = contents(tmp_path)
+        with pytest.raises(LeaseLost, match="the run goes on there"):
+            score(wanted, None, folder, files, lease, fresh=True, reporter=Silent())
+        assert contents(tmp_path) == before
+
+
+def test_a_run_that_slept_while_another_began_sweeps_and_takes_back_nothing(tmp_path: Path, embedded_ray: None) -> None:
+    wanted = recipe(write_jsonl(tmp_path / "in.jsonl", rows(4)), tmp_path / "out", "input.split_rows=2")
+    run(wanted)
+    folder = RunFolder.of(str(tmp_path / "out"))
+    folder.storage.delete(folder.manifest)
+    taken = {"changed": [], "files": [0], "splits": [], "partitions": False}
+    folder.storage.write_atomic(folder.taken_back, msgspec.json.encode(taken))
+    half_written = tmp_path / "out" / "scores" / f".tmp-{'0' * 32}"
+    half_written.write_bytes(b"half")
+    os.utime(half_written, (1, 1))
+    files = checked_files(wanted, folder, fresh=False)
+    with one_writer(folder.storage, "_run", RUN) as lease:
+        overtaken(folder.storage, "_run")
+        before = contents(tmp_path / "out")
+        with pytest.raises(LeaseLost):
+            score(wanted, None, folder, files, lease, fresh=False, reporter=Silent())
+        assert contents(tmp_path / "out") == before
+
+
+def test_a_derivation_that_slept_while_another_finished_does_not_replace_its_files(
+    tmp_path: Path, embedded_ray: None
+) -> None:
+    run(recipe(write_jsonl(tmp_path / "in.jsonl", rows(2)), tmp_path / "out"))
+    best = Storage.of(str(tmp_path / "best"))
+
+    def sleeps(done: int, units: int) -> None:
+        overtaken(best, "_derive")
+        best.write_atomic(best.join("data", "train", "part-00000.jsonl"), b"theirs")
+        time.sleep(0.1)
+
+    with pytest.raises(LeaseLost, match=r"another derivation \(process 1 on host\) has taken over"):
+        derive(derivation(tmp_path / "out", tmp_path / "best"), progress=sleeps, lease_s=0.06)
+    assert (tmp_path / "best/data/train/part-00000.jsonl").read_bytes() == b"theirs"
+    assert not (tmp_path / "best/ledger").exists() or not list((tmp_path / "best/ledger").iterdir())
