@@ -104,7 +104,7 @@ class Lease:
         while mine is None:
             token, mine = claimed(storage, ttl_s, work, above, clock)
         for old in numbers(storage) if work.strict else ():
-            if old <= token - REMEMBERED:
+            if old <= token - REMEMBERED and _is_left(storage, old, token):
                 storage.delete(numbered(storage, old))
         return Lease(storage, token, mine, ttl_s, work, clock)
 
@@ -223,7 +223,7 @@ def _is_held(storage: Storage, token: int, name: str) -> bool:
 
 
 def _is_left(storage: Storage, number: int, token: int) -> bool:
-    """Whether nobody will come back for a lease, when its last owner, that of ``token``, ends."""
+    """Whether nobody will come back for a lease that is not the one of ``token``; somebody may, for a claim."""
     record = read(storage, number)
     if record is None:
         return False
