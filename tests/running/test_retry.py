@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from conftest import rows, write_jsonl, write_parquet
-from polar_ray.running.unscored import unscored
 from runs import PLACES, Listening, files_below, recipe, score_table
 from typer.testing import CliRunner
 
