@@ -11,6 +11,7 @@ from polar_ray.errors import RecipeError
 from polar_ray.recipe.base import Part
 from polar_ray.recipe.explain import explain, takes_null
 from polar_ray.recipe.overrides import apply_overrides, unset
+from polar_ray.recipe.plain_yaml import AmbiguousYaml, read_yaml
 
 
 class Document(Part):
@@ -28,7 +29,7 @@ class Document(Part):
         """
         try:
             with open(path, encoding="utf-8") as file:
-                data = yaml.safe_load(file)
+                data = read_yaml(file)
         except OSError as error:
             raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -37,6 +38,8 @@ class Document(Part):
             ) from error
         except RecursionError as error:
             raise RecipeError(f"{path} is nested too deep to be a recipe") from error
+        except AmbiguousYaml as error:
+            raise RecipeError(f"{path} is ambiguous: {_problem(error)}; write out what is meant, once") from None
         except yaml.YAMLError as error:
             raise RecipeError(f"{path} is not valid YAML: {_problem(error)}") from None
         except ValueError as error:

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from polar_ray.errors import RecipeError
+from polar_ray.recipe.plain_yaml import AmbiguousYaml, read_yaml
 
 
 def apply_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -23,7 +24,9 @@ def apply_overrides(data: dict[str, Any], overrides: list[str]) -> dict[str, Any
         if not equals or not key.strip():
             raise RecipeError(f"the override {_shown(key)} must look like key.key=value")
         try:
-            value = yaml.safe_load(text) if text else ""
+            value = read_yaml(text) if text else ""
+        except AmbiguousYaml as error:
+            raise RecipeError(f"the value of the override {key.strip()!r} is ambiguous: {error.problem}") from None
         except yaml.YAMLError:
             value = text
         except (RecursionError, ValueError) as error:

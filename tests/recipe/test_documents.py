@@ -10,6 +10,7 @@ from polar_ray.recipe.derive import DeriveRecipe
 from polar_ray.recipe.document import Document
 from polar_ray.recipe.input import Columns
 from polar_ray.recipe.recipe import Recipe
+from polar_ray.recipe.scorers import Custom, TextCloseness
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 FOR = {"demo": "run", "score_and_derive": "run", "pairs": "derive", "combine": "derive", "curate_nightly": "curate"}
@@ -58,6 +59,74 @@ def test_a_file_that_is_no_yaml_of_ours_is_one_sentence(tmp_path: Path, content:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content)
     assert refusal(Recipe, path).startswith(f"{path} {says}")
+
+
+RECIPE = """\
+name: x
+input: {path: in}
+output: {path: out}
+"""
+CUSTOM = (
+    RECIPE
+    + """scorer:
+  kind: custom
+  target: "m:C"
+"""
+)
+BOMB = "    a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"    {name}: &{name} [{', '.join(['*' + before] * 10)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (RECIPE + "input: {path: other}\n", "found the key input twice at line 4, column 1"),
+        ('name: x\n"name": y\n', "found the key name twice at line 2, column 1"),
+        (RECIPE + "scorer: {kind: length,\n  kind: length}\n", "found the key kind twice at line 5, column 3"),
+        (RECIPE + "scorers:\n  a: {kind: length}\n  a: {kind: length}\n", "found the key a twice at line 6, column 3"),
+        ("hunter2!: 1\nhunter2!: 2\n", "found the key twice at line 2, column 1"),
+        (CUSTOM + "  settings: &s {k: [1, *s]}\n", "found an alias to what it stands in at line 7, column 24"),
+        (RECIPE + "scorer: &s\n  kind: custom\n  <<: *s\n", "found an alias to what it stands in at line 6, column 7"),
+        (CUSTOM + "  settings:\n" + BOMB, "found aliases for more than 1,000,000 values at line 13, column"),
+    ],
+)
+def test_a_recipe_says_each_thing_once_and_no_alias_makes_it_swell(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    message = refusal(Recipe, path)
+    assert message.startswith(f"{path} is ambiguous: {says}")
+    assert "hunter2" not in message
+
+
+def test_an_alias_stands_for_a_value_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        RECIPE.replace("{path: in}", "&i {path: in}") + "scorer: {kind: custom, target: 'm:C', settings: *i}\n"
+    )
+    read = Recipe.load(str(path), ["input.path=elsewhere"])
+    assert isinstance(read.scorer, Custom)
+    assert (read.input.path, read.scorer.settings) == ("elsewhere", {"path": "in"})
+
+
+def test_a_key_may_be_merged_and_given(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    first = "scorers:\n  a: &a {kind: text_closeness, math: false, timeout_s: 7}\n"
+    path.write_text(RECIPE + first + "  b: {<<: *a, timeout_s: 8}\n  c: *a\n")
+    scorers = Recipe.load(str(path)).named_scorers.values()
+    assert [(scorer.math, scorer.timeout_s) for scorer in scorers if isinstance(scorer, TextCloseness)] == [
+        (False, 7),
+        (False, 8),
+        (False, 7),
+    ]
+
+
+@pytest.mark.parametrize("value", ["{path: a, path: b}", "&a [*a]"])
+def test_an_override_is_as_clear_as_a_recipe(value: str) -> None:
+    assert "the value of the override 'input' is ambiguous: found " in refusal(
+        Recipe, PIPELINES / "demo.yaml", f"input={value}"
+    )
 
 
 def test_a_value_that_is_nested_too_deep_is_one_sentence() -> None:
