@@ -1,12 +1,13 @@
 """Scorers that misbehave on purpose, for the tests of faults. Each rewards a candidate's length where it behaves."""
 
+import builtins
 import os
 import time
 from pathlib import Path
 
 from polar_ray.data.group import Group
 from polar_ray.data.status import Status
-from polar_ray.errors import CheckpointError
+from polar_ray.errors import CheckpointError, RecipeError
 from polar_ray.scorers.base import CandidateScore
 from polar_ray.scorers.text_scorer import TextScorer
 
@@ -182,3 +183,13 @@ class Keyed(TextScorer):
         if self._says and group.prompt_id.endswith("4"):
             return [CandidateScore(None, Status.ERROR, error=f"the key is {self.key}") for _ in group.candidates]
         return by_length(group)
+
+
+class Unmade(TextScorer):
+    """Raises when it is made, and says its key."""
+
+    def __init__(self, error: str, key: str) -> None:
+        raise {**vars(builtins), "RecipeError": RecipeError, "CheckpointError": CheckpointError}[error]({"key": key})
+
+    def score_group(self, group: Group) -> list[CandidateScore]:
+        raise AssertionError("it was never made")

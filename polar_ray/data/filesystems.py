@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from polar_ray.errors import StorageError
+from polar_ray.recipe.secrets import hidden, secrets_of_storage
 
 S3_SCHEMES = ("s3", "s3a", "s3n")
 GCS_SCHEMES = ("gs", "gcs")
@@ -46,7 +47,7 @@ def make_filesystem(scheme: str, root: str, host: str | None, options: dict[str,
         options: The recipe's ``storage_options``.
 
     Raises:
-        StorageError: An option is unknown, the scheme is, or a package is missing.
+        StorageError: An option is unknown or of a wrong type, the scheme is unknown, or a package is missing.
     """
     if scheme == "":
         return pafs.LocalFileSystem()
@@ -60,6 +61,8 @@ def make_filesystem(scheme: str, root: str, host: str | None, options: dict[str,
     except ImportError:
         # This build of pyarrow lacks the filesystem; fsspec may have it.
         pass
+    except (ValueError, TypeError) as error:
+        raise _unusable(scheme, options, error) from None
     return _fsspec(scheme, options)
 
 
@@ -134,8 +137,15 @@ def _fsspec(scheme: str, options: dict[str, Any]) -> pafs.FileSystem:
         command = _INSTALL.get(scheme, f"the package that serves {scheme}://")
         raise StorageError(f"{scheme}:// needs a package that is not installed: {command}.") from error
     except (ValueError, TypeError) as error:
-        raise StorageError(f"{scheme}:// cannot be used: {error}") from error
+        raise _unusable(scheme, options, error) from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+
+
+def _unusable(scheme: str, options: dict[str, Any], error: Exception) -> StorageError:
+    return StorageError(
+        f"{scheme}:// cannot be used: {hidden(str(error), secrets_of_storage(options))}; correct storage_options, or "
+        "what the environment says"
+    )
 
 
 def _refuse_unknown(scheme: str, options: dict[str, Any], known: set[str]) -> None:

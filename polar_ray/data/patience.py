@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -12,6 +12,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from polar_ray.data.faults import is_away, is_denied, is_fault, words
 from polar_ray.errors import PolarRayError, StorageAway, StorageDenied, StorageFault
 from polar_ray.recipe.run import STORAGE_WAIT_S
+from polar_ray.recipe.secrets import hidden
 from polar_ray.terminal import printable
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class _Outages:
         self._lock = threading.Lock()
         self._since: dict[str, float] = {}
 
-    def begins(self, place: str, error: BaseException, wait_s: float) -> None:
+    def begins(self, place: str, why: str, wait_s: float) -> None:
         with self._lock:
             if place in self._since:
                 return
@@ -37,7 +38,7 @@ class _Outages:
         logger.warning(
             "%s does not answer as it should (%s); waiting for it, up to %g s (limits.storage_wait_s)",
             printable(place),
-            printable(words(error)),
+            printable(why),
             wait_s,
         )
 
@@ -58,10 +59,12 @@ class Patience:
     Attributes:
         place: The storage, for a person: the URL of its folder.
         wait_s: Seconds in which it may come back; 0 asks once.
+        secrets: What no message about it may repeat.
     """
 
     place: str
     wait_s: float = STORAGE_WAIT_S
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def call(self, operation: Callable[[], Result], *, writing: bool = False) -> Result:
         """Runs an operation, and runs it again as long as the storage is away.
@@ -115,9 +118,12 @@ class Patience:
             used = "written" if writing else "read"
             if is_denied(error):
                 raise StorageDenied(
-                    f"{what} cannot be {used}: {words(error)}; give this user access, or another path"
+                    f"{what} cannot be {used}: {self._words(error)}; give this user access, or another path"
                 ) from error
-            raise StorageFault(f"{what} cannot be {used}: {words(error)}") from error
+            raise StorageFault(f"{what} cannot be {used}: {self._words(error)}") from error
+
+    def _words(self, error: BaseException) -> str:
+        return hidden(words(error), self.secrets)
 
     def _pause(self, state: RetryCallState) -> float:
         # The last try is when the time is over, not before and not long after.
@@ -125,15 +131,15 @@ class Patience:
         return max(0.0, min(wait_random_exponential(multiplier=FIRST_S, max=LONGEST_S)(state), left))
 
     def _say(self, state: RetryCallState) -> None:
-        _outages.begins(self.place, _error(state), self.wait_s)
+        _outages.begins(self.place, self._words(_error(state)), self.wait_s)
 
     def _give_up(self, state: RetryCallState) -> NoReturn:
         _outages.ends(self.place, well=False)
         error = _error(state)
         waited = f" for {self.wait_s:g} s (limits.storage_wait_s)" if self.wait_s else ""
         raise StorageAway(
-            f"{self.place} could not be used{waited}: {words(error)}. What is finished is kept: run the same command "
-            "again when the storage is back"
+            f"{self.place} could not be used{waited}: {self._words(error)}. What is finished is kept: run the same "
+            "command again when the storage is back"
         ) from error
 
 

@@ -28,6 +28,7 @@ from polar_ray.data.stream import Stream
 from polar_ray.errors import StorageDenied, StorageError, StorageFault
 from polar_ray.recipe.paths import mistake_in
 from polar_ray.recipe.run import STORAGE_WAIT_S
+from polar_ray.recipe.secrets import secrets_of_storage
 
 Result = TypeVar("Result")
 
@@ -133,7 +134,7 @@ class Storage:
     @cached_property
     def patience(self) -> Patience:
         """How long it is waited for."""
-        return Patience(self.url, self.wait_s)
+        return Patience(self.url, self.wait_s, tuple(secrets_of_storage(self.options)))
 
     def open_input(self, path: str) -> Stream:
         """Opens a stream of the file's raw bytes. Raises FileNotFoundError."""

@@ -5,10 +5,14 @@ recipe is written or printed there stands ``*** sha256:…`` in their place, whi
 """
 
 import hashlib
+import html
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
+from urllib.parse import unquote
 
 from polar_ray.errors import RecipeError
 
@@ -17,6 +21,8 @@ ENV = "env"
 """``{env: NAME}`` as the value of a setting stands for what the environment variable holds where the scorer is made."""
 SHORTEST = 4
 """Characters of a secret that is looked for in messages; a shorter one would be found in any text."""
+SHORTEST_LINE = 8
+"""Likewise for one line of several, which may be a bracket or a word."""
 
 
 class Secret(str):
@@ -94,16 +100,70 @@ def revealed(settings: Mapping[str, Any], public: list[str]) -> dict[str, Any]:
 
 
 def secrets_in(values: Any) -> list[str]:
-    """Returns the texts among the values of settings, at any depth, that are to be hidden in messages."""
+    """Returns what is to be hidden in messages: the texts and numbers among the values of settings, at any depth.
+
+    What is shorter than ``SHORTEST`` is left out, and so are the keys of mappings, which are names. The lines of a text
+    are secrets of their own, since a message may show one of them.
+    """
     if isinstance(values, Mapping):
         values = list(values.values())
     if isinstance(values, (list, tuple)):
         return [secret for value in values for secret in secrets_in(value)]
-    return [str(values)] if isinstance(values, str) and len(values) >= SHORTEST else []
+    if isinstance(values, bool) or not isinstance(values, (str, int, float)):
+        return []
+    text = str(values)
+    lines = [line for line in map(str.strip, text.splitlines()) if len(line) >= SHORTEST_LINE]
+    return [secret for secret in dict.fromkeys([text, *lines]) if len(secret) >= SHORTEST]
+
+
+def secrets_of_storage(options: Mapping[str, Any]) -> list[str]:
+    """Returns what is to be hidden of ``storage_options``: of an address also the name and the password in it."""
+    endpoint = str(options.get("endpoint_url") or "")
+    user = endpoint.partition("//")[2].partition("/")[0].rpartition("@")[0]
+    in_address = [unquote(part) for part in user.split(":")] + user.split(":")
+    return secrets_in([*options.values(), *in_address])
 
 
 def hidden(text: str, secrets: Sequence[str]) -> str:
-    """Returns a message in which each secret is replaced by ``***``, longer ones first."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, MASK)
-    return text
+    """Returns a message in which each secret is replaced by ``***``, longer ones first.
+
+    A secret is found as it is, with the escapes that Python, JSON, HTML and a shell write, and percent-encoded, in any
+    mixture of these.
+    """
+    return _pattern(tuple(secrets)).sub(MASK, text) if secrets else text
+
+
+@cache
+def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(_forms, sorted(secrets, key=len, reverse=True))))
+
+
+def _forms(secret: str) -> str:
+    """Returns a pattern for all that a text may have become in a message; repetitions are bounded."""
+    runs = re.findall(r"\\+|[^\\]", secret)
+    # Each quotation of a quotation doubles backslashes.
+    return "".join(
+        rf"(?:\\|%(?:25){{0,3}}5[cC]){{1,{16 * len(run)}}}" if run[0] == "\\" else _forms_of(run) for run in runs
+    )
+
+
+def _forms_of(character: str) -> str:
+    if character.isascii() and character.isalnum():
+        return character
+    code = ord(character)
+    percent = "".join(f"%(?:25){{0,3}}(?i:{byte:02x})" for byte in character.encode("utf-8", "surrogatepass"))
+    escapes = [f"u(?i:{code:04x})", f"x(?i:{code:02x})", f"U(?i:{code:08x})"]
+    if code > 0xFFFF:
+        pair = character.encode("utf-16-be")
+        escapes.append(rf"u(?i:{pair[:2].hex()})\\{{1,16}}u(?i:{pair[2:].hex()})")
+    if character in _LETTERS:
+        escapes.append(_LETTERS[character])
+    forms = [rf"\\{{0,16}}{re.escape(character)}", rf"\\{{1,16}}(?:{'|'.join(escapes)})", percent]
+    if (entity := html.escape(character)) != character:
+        forms += [re.escape(entity), f"&#0{{0,4}}{code};"]
+    if character == " ":
+        forms.append(r"\+")
+    return f"(?:{'|'.join(forms)})"
+
+
+_LETTERS = {"\n": "n", "\r": "r", "\t": "t", "\a": "a", "\b": "b", "\f": "f", "\v": "v"}

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 from importlib import import_module
 
-from polar_ray.errors import RecipeError
+from polar_ray.errors import PolarRayError, RecipeError
 from polar_ray.recipe.scorers import Custom
 from polar_ray.recipe.secrets import hidden, revealed, secrets_in
 from polar_ray.scorers.declared import declared
@@ -19,7 +19,9 @@ class CustomScorer:
         """Makes the scorer.
 
         Raises:
-            RecipeError: The class cannot be imported, is no ``TextScorer``, or does not take the settings.
+            RecipeError: The class cannot be imported, is no ``TextScorer``, does not take the settings, or raises
+                anything else when it is made.
+            PolarRayError: What the class itself raises of this kind.
         """
         cls = find_class(config)
         settings = revealed(config.settings, config.public)
@@ -28,6 +30,15 @@ class CustomScorer:
             scorer = cls(**settings)
         except TypeError as error:
             raise RecipeError(f"scorer.settings do not fit {config.target}: {hidden(str(error), secrets)}") from None
+        except PolarRayError as error:
+            # A traceback would show the message, and the message a secret.
+            raise type(error)(hidden(str(error), secrets)) from None
+        except Exception as error:
+            # The class is the user's, and may raise anything.
+            raise RecipeError(
+                f"scorer.target {config.target}: making it with scorer.settings ended in "
+                f"{type(error).__name__}: {hidden(str(error), secrets)}"
+            ) from (None if secrets else error)
         scorer.secrets = tuple(secrets)
         return scorer
 

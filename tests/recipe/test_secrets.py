@@ -1,10 +1,14 @@
 """Secrets of a recipe: no output of any command holds them, and old records that do still compare."""
 
+import html
 import json
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,10 +16,12 @@ import yaml
 from conftest import rows, write_jsonl
 
 from polar_ray.cli import main
-from polar_ray.errors import RecipeError
+from polar_ray.data.storage import Storage
+from polar_ray.errors import CheckpointError, RecipeError, StorageError
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.scorers import Custom
+from polar_ray.recipe.secrets import hidden, secrets_in
 from polar_ray.scorers.catalog import fingerprint_of, make_scorer
 from polar_ray.scorers.fingerprint import changed_keys, same_scorers
 
@@ -166,3 +172,74 @@ def test_a_value_that_yaml_takes_for_an_alias_is_not_repeated(tmp_path: Path) ->
         ) as error:
             kind.load(str(path))
         assert CANARY not in str(error.value)
+
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIB+DANB/gkq=hkiG9w\nc4n4ryAB+/12345678901=\n-----END PRIVATE KEY-----\n"
+WRITTEN: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "repr": repr,
+    "repr in a dict": lambda text: repr({"key": [text], "it's": '"'}),
+    "repr of a KeyError of one": lambda text: repr(KeyError(repr({"key": text}))),
+    "ascii": ascii,
+    "JSON": json.dumps,
+    "JSON in JSON": lambda text: json.dumps({"body": json.dumps({"key": text})}),
+    "JSON with its letters": lambda text: json.dumps(text, ensure_ascii=False),
+    "percent": quote,
+    "percent, with slashes": lambda text: quote(text, safe=""),
+    "percent, in lower case": lambda text: re.sub("%..", lambda code: code[0].lower(), quote(text)),
+    "percent twice": lambda text: quote(quote(text)),
+    "a form": quote_plus,
+    "HTML": html.escape,
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+@pytest.mark.parametrize(
+    "value",
+    [CANARY, "c4n4ry's\\cr\"et", "c4n4ry/se+cret with space", "\tc4n4ry\\\\\n", "clé<&>😀c4n4ry", PEM],
+    ids=["plain", "quotes", "URL", "white space", "letters", "PEM"],
+)
+def test_a_secret_is_hidden_however_a_message_writes_it(value: str, form: str) -> None:
+    secrets = secrets_in({"nested": [{"key": value}]})
+    message = hidden(f"before {WRITTEN[form](value)} after", secrets)
+    assert "***" in message
+    assert "c4n4ry" not in message
+    assert (message.startswith("before "), message.endswith(" after")) == (True, True)
+
+
+def test_a_line_of_a_key_and_a_number_are_hidden_and_what_is_too_short_is_not() -> None:
+    secrets = secrets_in({"pem": PEM, "pin": 12345678, "short": "abc", "flag": True, "share": 0.5, "none": None})
+    assert hidden("line 3: c4n4ryAB+/12345678901= is no base64", secrets) == "line 3: *** is no base64"
+    assert hidden("pin 12345678, abc, True, 0.5, None", secrets) == "pin ***, abc, True, 0.5, None"
+
+
+def test_hiding_takes_time_in_proportion_to_the_message() -> None:
+    # Backtracking over these would take hours.
+    secrets = secrets_in([r"a\\b\\\\c %d" * 20, "\\" * 50 + "c4n4ry"])
+    for text in ("\\" * 20_000, "a" + "\\" * 20_000 + "b", "%25" * 20_000, "a\\b" * 5_000):
+        assert hidden(text, secrets) == text
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyError, OSError, TypeError, RecipeError, CheckpointError])
+def test_a_scorer_that_cannot_be_made_does_not_say_its_secrets(kind: type[Exception]) -> None:
+    settings = {"error": kind.__name__, "key": CANARY + "'\n"}
+    with pytest.raises(CheckpointError if kind is CheckpointError else RecipeError) as refused:
+        make_scorer(Custom(target="faulty:Unmade", settings=settings, public=["error"]))
+    assert "***" in str(refused.value)
+    assert "c4n4ry" not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"endpoint_url": CANARY},
+        {"endpoint_url": f"http://user:{CANARY}@127.0.0.1:1"},
+        {"key": CANARY},
+        {"token": {"x": CANARY}},
+        {"key": CANARY, "secret": CANARY, "region": 7},
+    ],
+)
+def test_a_storage_that_fails_does_not_say_its_options(options: dict[str, Any]) -> None:
+    with pytest.raises(StorageError) as failed:
+        Storage.of("s3://bucket/x", options, 0).read_bytes("s3://bucket/x")
+    assert "c4n4ry" not in str(failed.value)
