@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from polar_ray.errors import CheckpointError
 from polar_ray.models.adapter import Adapter
 from polar_ray.models.checkpoint import ADAPTER_CONFIG, reading, weight_files
+from polar_ray.models.checkpoint_size import check_numbers, check_parts
 from polar_ray.models.classifier_config import FAMILIES, max_positions, read_classifier_config
 from polar_ray.models.damage import damage_of
 from polar_ray.models.dtype import TORCH_DTYPES, DType
@@ -56,11 +57,13 @@ def _load(folder: Path, dtype: DType, adapter: Adapter | None) -> LoadedModel:
             f"{ADAPTER_CONFIG}; if not, move it to a folder of its own and give that as adapter."
         )
     raw = read_classifier_config(folder, adapted=adapter is not None)
+    check_parts(folder, raw)
     head_is_saved = adapter is not None and _HEAD in adapter.saved
     head = adapter.saved[_HEAD] if adapter is not None and head_is_saved else _read_head(folder)
     # num_labels is 1 by now, and a config without id2label has to be told.
     native = {key: value for key, value in raw.items() if key != "auto_map"} | {"num_labels": 1}
     config = CONFIG_MAPPING[raw["model_type"]].from_dict(native)
+    check_numbers(folder, _described(config))
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -98,6 +101,14 @@ def _load(folder: Path, dtype: DType, adapter: Adapter | None) -> LoadedModel:
         vocab_size=config.vocab_size,
         max_positions=max_positions(raw),
     )
+
+
+def _described(config: PretrainedConfig) -> int:
+    """Returns how many numbers the classifier that a config describes has."""
+    # On this device nothing is allocated.
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:

@@ -23,6 +23,7 @@ The rows of ``wqkv`` are grouped by key-value head: for each, the queries that s
 
 import re
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from transformers import LlamaConfig, LlamaModel
 from polar_ray.errors import CheckpointError
 from polar_ray.models.adapter import Adapter
 from polar_ray.models.checkpoint import read_tensors
+from polar_ray.models.checkpoint_size import check_numbers, check_parts
 from polar_ray.models.damage import damage_of
 from polar_ray.models.dtype import TORCH_DTYPES, DType
 from polar_ray.models.internlm2_tokens import read_internlm2_config
@@ -68,7 +70,10 @@ def load_internlm2_reward(folder: Path, dtype: DType, adapter: Adapter | None = 
 
 
 def _load(folder: Path, dtype: DType, adapter: Adapter | None) -> LoadedModel:
-    llama = llama_config(read_internlm2_config(folder), folder)
+    config = read_internlm2_config(folder)
+    check_parts(folder, config)
+    llama = llama_config(config, folder)
+    check_numbers(folder, sum(map(prod, expected_shapes(llama).values())))
     if adapter is not None:
         adapter.check(expected_shapes(llama))
     tensors = {

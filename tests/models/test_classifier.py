@@ -1,5 +1,6 @@
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,53 @@ def test_a_damaged_file_is_refused(tmp_path):
         file.truncate(1000)
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         load_classifier(folder, "float32")
+
+
+SIZES = ["num_hidden_layers", "vocab_size", "hidden_size", "intermediate_size", "num_key_value_heads"]
+
+
+@pytest.mark.parametrize("size", [10_000_000, 2**40])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_config_larger_than_its_weights_is_refused_before_anything_is_made(name, size, tmp_path):
+    folder = changed(tmp_path / "model", config={name: size, "head_dim": 16})
+    with forbidden_weights(), pytest.raises(CheckpointError) as refused:
+        load_classifier(folder, "float32")
+    assert "\n" not in str(refused.value)
+    assert f"{folder}" in str(refused.value)
+
+
+def test_experts_are_no_more_than_the_weights_can_be_of(tmp_path):
+    config = CONFIG_MAPPING["mixtral"](**SMALL, num_local_experts=4)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "mixtral")
+    load_classifier(tmp_path / "mixtral", "float32")
+    path = tmp_path / "mixtral" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_local_experts": 10_000_000}))
+    with forbidden_weights(), pytest.raises(CheckpointError, match="has num_local_experts 10,000,000, but the weights"):
+        load_classifier(tmp_path / "mixtral", "float32")
+
+
+def test_a_tensor_in_a_bin_file_that_repeats_itself_is_as_large_as_its_bytes(tmp_path):
+    tensors = llama_tensors()
+    tensors["model.embed_tokens.weight"] = torch.zeros(1, 1).expand(10_000_000, 64)
+    folder = changed(tmp_path / "model", config={"vocab_size": 10_000_000})
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with forbidden_weights(), pytest.raises(CheckpointError, match="describes a model of 640,067,968 numbers, but the"):
+        load_classifier(folder, "float32")
+
+
+class Loaded(Exception):
+    """The weights were loaded after all."""
+
+
+@contextmanager
+def forbidden_weights():
+    def load(*_args, **_options):
+        raise Loaded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AutoModelForSequenceClassification, "from_pretrained", load)
+        yield
 
 
 def test_several_labels_are_refused(tmp_path):

@@ -162,3 +162,12 @@ def test_dynamic_ntk_within_the_trained_positions_gets_the_original_reward() -> 
     assert len(within) >= 8
     rewards = engine.score([ids_of(case) for case in within])[:, 0]
     np.testing.assert_allclose(rewards, [case["reward"] for case in within], atol=1e-4, rtol=0)
+
+
+def test_a_config_of_more_layers_than_the_weights_is_refused_before_they_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_config(folder, num_hidden_layers=10_000_000)
+    monkeypatch.setattr("polar_ray.models.internlm2.read_tensors", None)
+    with pytest.raises(CheckpointError, match="has num_hidden_layers 10,000,000, but the weights beside it are"):
+        load_internlm2_reward(folder, "float32")
