@@ -14,7 +14,7 @@ from ray.autoscaler.sdk import request_resources
 from polar_ray.errors import ClusterTooSmall, ClusterUnreachable
 from polar_ray.recipe.run import Compute
 from polar_ray.recipe.scorers import ScorerConfig
-from polar_ray.running.embedded import clean_up, own_folder
+from polar_ray.running.embedded import RAYS, clean_up, own_folder
 from polar_ray.running.placement import Pool, bundles, pools_on
 from polar_ray.running.ray_private import Scaling, is_started_here, scaling, start_in
 from polar_ray.running.termination import exit_on_sigterm
@@ -185,7 +185,7 @@ def _start_embedded(folder: str) -> None:
         # without it a scoring actor that takes every core would leave them none.
         start_in(
             # Ray opens its own folder to everybody, so that lies in one that nobody else may enter.
-            os.path.join(folder, "r"),
+            os.path.join(folder, RAYS),
             num_cpus=(os.cpu_count() or 1) + 1,
             include_dashboard=False,
             # What a worker raises reaches the driver as an exception; it need not be logged as well.

@@ -7,9 +7,11 @@ then it ends what Ray left running in the folder and deletes the folder.
 import contextlib
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,11 @@ from polar_ray.errors import StorageError
 from polar_ray.running import ray_watcher
 
 PREFIX = "polar-ray-"
+RAYS = "r"
+"""The folder in it that is Ray's, whose paths must be short."""
 _LOCK = "driver.lock"
+MAKING_S = 600
+"""Seconds after which a folder with nothing in it is not about to be used."""
 LONGEST = 107 - len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store") - len("//r") - len(PREFIX) - 8
 """Characters of the folder in which the folders are made: the path of a Unix socket has 107 at most."""
 
@@ -89,12 +95,29 @@ def clean_up() -> list[Leftover]:
 
 
 def _is_abandoned(folder: Path) -> bool:
-    with open(folder / _LOCK) as lock:
-        try:
+    try:
+        with open(folder / _LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return _is_remnant(folder)
     return True
+
+
+def _is_remnant(folder: Path) -> bool:
+    """Whether a folder without a lock is what was written once more while it was deleted.
+
+    One that is being made holds nothing but the lock that is to be; of one that is in use a cleaner of temporary files
+    may have deleted the lock; and others may give their folders such names.
+    """
+    state = folder.stat()
+    if stat.S_IMODE(state.st_mode) != stat.S_IRWXU or ray_watcher.processes_in(str(folder)):
+        return False
+    found = {path.name for path in folder.iterdir()}
+    if found <= {f"{_LOCK}.new"}:
+        return time.time() - state.st_mtime > MAKING_S
+    return found <= {f"{_LOCK}.new", RAYS}
 
 
 def _parents() -> list[str]:

@@ -23,16 +23,21 @@ def processes_in(folder: str) -> list[int]:
 def clear(folder: str) -> None:
     """Kills the processes in a folder, waits until they are gone, and deletes it."""
     give_up = time.monotonic() + GONE_S
-    # What a process started while the others were killed is found the next time.
-    while (found := processes_in(folder)) and time.monotonic() < give_up:
-        for process in found:
-            try:
-                os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        # One with much memory needs a moment to end, and would write into the folder meanwhile.
+    while os.path.isdir(folder):
+        # What a process started while the others were killed is found the next time.
+        while (found := processes_in(folder)) and time.monotonic() < give_up:
+            for process in found:
+                try:
+                    os.kill(process, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            # One with much memory needs a moment to end, and would write into the folder meanwhile.
+            time.sleep(0.02)
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() >= give_up:
+            return
+        # Whatever still ends may have written once more, into a folder that was being deleted.
         time.sleep(0.02)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_in(folder: str, process: str) -> bool:
