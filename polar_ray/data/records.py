@@ -12,11 +12,6 @@ DAMAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 RecordT = TypeVar("RecordT")
 
 
-class _Manifest(msgspec.Struct):
-    recipe: dict[str, Any]
-    counts: dict[str, Any]
-
-
 def decode_record(data: bytes, path: str, type: type[RecordT], remedy: str = "restore it from a copy") -> RecordT:
     """Returns what the file at a path holds.
 
@@ -27,16 +22,6 @@ def decode_record(data: bytes, path: str, type: type[RecordT], remedy: str = "re
         return msgspec.json.decode(data, type=type)
     except DAMAGE as error:
         raise OutputError(f"{path} is damaged, or is no record of polar_ray ({error}); {remedy}") from error
-
-
-def decode_manifest(data: bytes, path: str) -> dict[str, Any]:
-    """Returns the manifest of a run as plain data, with its recipe and counts at least.
-
-    Raises:
-        OutputError: It is damaged.
-    """
-    decode_record(data, path, _Manifest)
-    return decode_record(data, path, dict[str, Any])
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

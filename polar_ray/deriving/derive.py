@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from polar_ray.data.lease import Lease
+from polar_ray.data.manifests import decode_manifest
 from polar_ray.data.one_writer import LEASE_S, one_writer
-from polar_ray.data.records import decode_manifest
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.card import card
 from polar_ray.deriving.curve import CurveSums

@@ -16,13 +16,14 @@ generations/2                          what a retry made of the run: a folder li
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from polar_ray.data.claim import Purpose
 from polar_ray.data.generations import RECORD
 from polar_ray.data.guard import Guard, also
+from polar_ray.data.manifests import Count, StatusName
 from polar_ray.data.one_writer import others
 from polar_ray.data.records import decode_record
 from polar_ray.data.storage import Storage
@@ -32,6 +33,8 @@ from polar_ray.scorers.verification import Verification
 
 RECORDS = "_run"
 RUN = Purpose("run", "the run goes on there", strict=False)
+Groups = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+"""Groups of one part: Arrow counts no more lists in one column."""
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -50,21 +53,21 @@ class Commit(msgspec.Struct, frozen=True):
 
     split_id: str
     file: str
-    file_index: int
-    split_index: int
+    file_index: Count
+    split_index: Count
     last: bool
-    rows: int
-    rows_in_groups: int
-    groups: int
-    candidates: int
-    dead_letters: dict[str, int]
-    drops: dict[str, int]
-    statuses: dict[str, dict[str, int]]
+    rows: Count
+    rows_in_groups: Count
+    groups: Groups
+    candidates: Count
+    dead_letters: dict[str, Count]
+    drops: dict[str, Count]
+    statuses: dict[str, dict[StatusName, Count]]
     errors: dict[str, str]
-    tokens: dict[str, int]
+    tokens: dict[str, Count]
     seconds: dict[str, float]
-    input_bytes: int
-    part_bytes: int
+    input_bytes: Count
+    part_bytes: Count
     waited: dict[str, float] = {}
     verified: dict[str, Verification] = {}
 
@@ -76,11 +79,11 @@ class Removal(msgspec.Struct, frozen=True):
         part_bytes: How much smaller the part file became.
     """
 
-    groups: int
-    candidates: int
-    dead_letters: dict[str, int]
-    statuses: dict[str, dict[str, int]]
-    tokens: dict[str, int]
+    groups: Groups
+    candidates: Count
+    dead_letters: dict[str, Count]
+    statuses: dict[str, dict[StatusName, Count]]
+    tokens: dict[str, Count]
     part_bytes: int
 
 

@@ -88,12 +88,16 @@ def read_identity(folder: RunFolder) -> Identity | None:
     except FileNotFoundError:
         return None
     try:
-        return msgspec.json.decode(data, type=Identity)
+        identity = msgspec.json.decode(data, type=Identity)
+        for fingerprint in identity.fingerprints.values():
+            if "target" in fingerprint:
+                msgspec.json.decode(fingerprint.get("settings", "{}"), type=dict[str, Any])
     except DAMAGE as error:
         raise NotARun(
             f"{folder.identity} is not the record of a run of polar_ray ({error}), so nothing is written or deleted "
             "there; restore it from a copy, or give another output.path"
         ) from error
+    return identity
 
 
 def check_same(folder: RunFolder, before: Identity, now: Identity) -> None:

@@ -3,10 +3,11 @@
 from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 
-from polar_ray.data.records import decode_record
+from polar_ray.data.manifests import decode_whole
 from polar_ray.data.scores import refuse_other
-from polar_ray.errors import ConservationError, NotFinished
+from polar_ray.errors import ConservationError, NotFinished, OutputError
 from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.tally import Tally, beyond, errors_in
@@ -112,7 +113,7 @@ def read_manifest(folder: RunFolder) -> Manifest:
     if not folder.is_finished():
         raise NotFinished(f"the run in {folder.path} has not finished; run its recipe again to finish it")
     remedy = "restore it from a copy, or delete it and run the recipe again, which keeps what is scored"
-    return decode_record(folder.storage.read_bytes(folder.manifest), folder.manifest, Manifest, remedy)
+    return decode_whole(folder.storage.read_bytes(folder.manifest), folder.manifest, Manifest, remedy)
 
 
 def counts_of(tally: Tally) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def error_line(manifest: Manifest, limits: Limits | None = None) -> str | None:
         manifest: Of a finished run.
         limits: Those that hold now; by default those that the run was made with.
     """
-    limits = limits if limits is not None else Limits.model_validate(manifest.recipe["limits"])
+    limits = limits if limits is not None else _limits(manifest)
     candidates = manifest.counts["candidates"]
     for name, statuses in manifest.counts["statuses"].items():
         found = errors_in(statuses)
@@ -151,6 +152,17 @@ def error_line(manifest: Manifest, limits: Limits | None = None) -> str | None:
                 "cause; then polar-ray retry scores them again"
             )
     return None
+
+
+def _limits(manifest: Manifest) -> Limits:
+    try:
+        return Limits.model_validate(manifest.recipe.get("limits", {}))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise OutputError(
+            f"recipe.limits.{'.'.join(map(str, wrong['loc']))} in the manifest of the run is no limit "
+            f"({wrong['msg']}); restore the manifest from a copy"
+        ) from error
 
 
 def conservation_of(tally: Tally) -> dict[str, Any]:

@@ -137,6 +137,8 @@ class Tally:
 
     def _is_hopeless(self, scorer: str, *, final: bool) -> bool:
         """Whether a scorer gave no reward to candidates that are enough to tell."""
+        if not self.statuses[scorer]:
+            return False
         inherited = min(self._inherited.get(scorer, 0), errors_in(self.statuses[scorer]))
         return self.candidates - inherited >= (1 if final else FIRST_CANDIDATES) and self.rewards(scorer) == 0
 

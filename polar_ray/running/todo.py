@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 
 from polar_ray.data.sources import Source, split_id
-from polar_ray.errors import ConservationError
+from polar_ray.errors import ConservationError, OutputError
 from polar_ray.recipe.input import Input
 from polar_ray.running.folder import Commit, RunFolder
 from polar_ray.running.scattering import partitions
@@ -48,8 +48,13 @@ class Todo:
         """Notes a commit; returns what is new (a pass that is tried again may report one twice)."""
         if commit.split_id in self._commits:
             return []
-        self._commits[commit.split_id] = commit
         index = commit.file_index
+        if index not in self._splits:
+            raise OutputError(
+                f"the record of split {commit.split_id} says that it is of file {index} of the input, which has "
+                f"{len(self._size)}: it is damaged; restore it from a copy, or delete it, and its split is scored again"
+            )
+        self._commits[commit.split_id] = commit
         self._done_of_file[index] += 1
         self._bytes_of_file[index] += commit.input_bytes
         if commit.last and self._splits.get(index) is None:

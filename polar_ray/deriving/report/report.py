@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from functools import partial, reduce
 from typing import Any
 
-from polar_ray.data.records import decode_manifest
+from polar_ray.data.manifests import decode_manifest
 from polar_ray.data.scores import open_scores, parts_of, table_folder
 from polar_ray.data.storage import Storage
 from polar_ray.deriving.pool import in_order, usable_cpus
