@@ -88,6 +88,11 @@ class Lines:
 
     def add(self, chunk: bytes) -> None:
         """Takes more bytes."""
+        if not (self._open_bytes or self._blanks_count) and chunk.endswith(b"\n") and chunk.isspace():
+            # A few kilobytes that decompress to nothing but line ends are counted, and no more.
+            self._rows += chunk.count(b"\n")
+            self._bytes += len(chunk)
+            return
         if self._start:
             del self._buffer[: self._start]
             self._held.ends -= self._start

@@ -69,6 +69,8 @@ class CurateRecipe(Document):
                 "have; write a prompt's candidates into one shard and use layout candidates"
             )
         paths = [self.input.path] if isinstance(self.input.path, str) else self.input.path
+        if not paths:
+            raise ValueError("input.path gives no path: name at least one file, folder or glob")
         for path in filter(goes_with_the_job, paths):
             # A run may read what was sent along with its job; here the next job would find other files there.
             raise ValueError(

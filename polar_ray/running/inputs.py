@@ -34,6 +34,8 @@ def input_files(recipe: Recipe, folder: RunFolder, recorded: Collection[str] = (
         InputError: A path matches nothing, a file's format is not known, or all is what the recipe writes.
         StorageError: A storage cannot be used.
     """
+    if not recipe.input.path:
+        raise InputError("input.path gives no path: name at least one file, folder or glob.")
     without = written_folders(recipe, folder)
     files = list_input(recipe.input, recipe.limits.storage_wait_s, without=without, recorded=recorded)
     if not files:

@@ -129,6 +129,11 @@ def test_an_override_is_as_clear_as_a_recipe(value: str) -> None:
     )
 
 
+def test_a_curation_of_no_paths_is_refused() -> None:
+    message = refusal(CurateRecipe, PIPELINES / "curate_nightly.yaml", "input.path=[]")
+    assert "input.path gives no path: name at least one file, folder or glob" in message
+
+
 def test_a_value_that_is_nested_too_deep_is_one_sentence() -> None:
     assert refusal(Recipe, PIPELINES / "demo.yaml", "input=" + "[" * 3000).endswith("cannot be read as YAML")
 

@@ -46,6 +46,12 @@ def test_an_input_that_is_all_output_is_an_error(tmp_path: Path) -> None:
         listed(recipe(tmp_path / "scores", tmp_path))
 
 
+def test_a_list_of_no_paths_is_called_so(tmp_path: Path) -> None:
+    recipe_of_none = Recipe.of({"input": {"path": []}, "scorer": {"kind": "length"}, "output": {"path": str(tmp_path)}})
+    with pytest.raises(InputError, match=r"input\.path gives no path: name at least one file"):
+        listed(recipe_of_none)
+
+
 @pytest.mark.parametrize(("read", "written"), [("link", "real/out"), ("real", "link/out"), ("real", "elsewhere")])
 def test_output_in_the_input_is_passed_over_where_one_of_them_is_reached_by_a_link(
     tmp_path: Path, read: str, written: str
