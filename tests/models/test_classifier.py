@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from polar_ray.engine.engine import Engine
 from polar_ray.errors import CheckpointError
@@ -82,6 +83,8 @@ def sequences(ids):
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_each_family_gives_what_its_own_class_gives_for_one_unpadded_sequence(model_type, tmp_path):
+    if model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        pytest.skip(f"this version of transformers has no {FAMILIES[model_type]}")
     config = CONFIG_MAPPING[model_type].from_dict(SMALL | OF_FAMILY.get(model_type, {}))
     config._attn_implementation = "eager"
     torch.manual_seed(0)
