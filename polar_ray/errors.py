@@ -4,6 +4,7 @@
     ├── RecipeError            a recipe or an override is wrong
     ├── InputError             the input cannot be listed or read at all
     │   ├── NoFiles            nothing is there yet
+    │   ├── NoFolder           not even the folder is there
     │   ├── UnopenedFile       a file is not there any more, or may not be read
     │   ├── InputChanged       a file was written while it was read
     │   ├── TooManyDeadLetters the input is mostly garbage
@@ -50,6 +51,10 @@ class InputError(PolarRayError):
 
 class NoFiles(InputError):
     """A path of the input matches no file."""
+
+
+class NoFolder(InputError):
+    """The folder of a path of the input is not there: the path is wrong, or a file system is not mounted."""
 
 
 class UnopenedFile(InputError):

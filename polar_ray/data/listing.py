@@ -9,7 +9,7 @@ from polar_ray.data.glob import escaped, fixed_folder, is_glob
 from polar_ray.data.place import Places
 from polar_ray.data.scores import score_parts
 from polar_ray.data.storage import FileInfo, Files, Storage
-from polar_ray.errors import InputError, NoFiles, StorageFault
+from polar_ray.errors import InputError, NoFiles, NoFolder, StorageFault
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.run import STORAGE_WAIT_S
 
@@ -63,7 +63,9 @@ def list_input(
     Raises:
         NotARun: With ``format: scores``, there is no run at the path.
         NotFinished: The run there has not finished.
-        InputError: A path matches nothing, or a file's format is not known by its name.
+        NoFiles: A path matches nothing.
+        NoFolder: It cannot match anything, since its folder is not there.
+        InputError: A file's format is not known by its name.
         StorageError: A storage cannot be used.
     """
     if config.format == "scores":
@@ -109,7 +111,12 @@ def _list_path(path: str, config: Input, wait_s: float, recorded: Collection[str
             if hidden
             else ""
         )
-        raise NoFiles(f"No {what} {storage.url}{passed}. Check input.path, and the spelling of its folders.")
+        sentence = f"No {what} {storage.url}{passed}"
+        advice = "Check input.path, and the spelling of its folders."
+        # Only a local folder is there before a file is in it.
+        if storage.is_local and not storage.exists(folder):
+            raise NoFolder(f"{sentence}: there is no {folder}. {advice}")
+        raise NoFiles(f"{sentence}. {advice}")
     return kept
 
 

@@ -10,8 +10,9 @@ from polar_ray.data.listing import InputFile, list_input
 from polar_ray.data.sources import Source
 from polar_ray.data.storage import Storage
 from polar_ray.errors import InputError, UnopenedFile
+from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.recipe.run import Limits
+from polar_ray.recipe.run import Limits, goes_with_the_job
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.identity import describe, read_identity
 from polar_ray.scorers.catalog import entry_of
@@ -133,3 +134,16 @@ def _alone(file: InputFile, recipe: Recipe) -> dict[str, Any] | None:
     found = [info for info in storage.list() if info.path == file.path]
     info = found[0] if found else None
     return None if info is None else describe(replace(file, size=info.size, etag=info.etag, mtime=info.mtime))
+
+
+def of_this_job_only(config: Input) -> str | None:
+    """Returns what is to be said of input that a submitted job has brought along, if there is some."""
+    paths = [config.path] if isinstance(config.path, str) else config.path
+    path = next(filter(goes_with_the_job, paths), None)
+    if path is None:
+        return None
+    return (
+        f"input.path {path} is a relative path: it names the copy that Ray made for this job. Another job may get "
+        "another one, and this run could be neither resumed nor retried; give an absolute path on a shared file "
+        "system, or a URL"
+    )

@@ -27,7 +27,7 @@ from polar_ray.running.fingerprints import fingerprints_of
 from polar_ray.running.finished import finished
 from polar_ray.running.folder import RECORDS, RUN, RunFolder
 from polar_ray.running.identity import Identity, describe, versions
-from polar_ray.running.inputs import GONE, changed_files, checked_files, no_rows, refuse_unopened
+from polar_ray.running.inputs import GONE, changed_files, checked_files, no_rows, of_this_job_only, refuse_unopened
 from polar_ray.running.job import Job
 from polar_ray.running.manifest import Manifest, conservation_of, counts_of, read_manifest
 from polar_ray.running.parent import Parent, parent_of
@@ -78,6 +78,8 @@ def run(
         40
     """
     reporter = reporter or Silent()
+    if (notice := of_this_job_only(recipe.input)) is not None:
+        reporter.say(notice)
     parent = parent_of(recipe)
     check_derivations(recipe, parent)
     folder = RunFolder.of(recipe.output.path, recipe.output.storage_options, recipe.limits.storage_wait_s)

@@ -17,7 +17,7 @@ from runs import files_below
 from polar_ray.curating.tick import Curation, Outcome
 from polar_ray.curating.versions import latest_version
 from polar_ray.data.scores import read_scores
-from polar_ray.errors import InputError, LeaseLost, PolarRayError, RecipeError, ScorerChanged
+from polar_ray.errors import InputError, LeaseLost, NoFolder, PolarRayError, RecipeError, ScorerChanged
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.manifest import read_manifest
@@ -116,6 +116,11 @@ def landing(tmp_path_factory: pytest.TempPathFactory, embedded_ray: None) -> Lan
 def test_before_the_first_shard_there_is_nothing_to_do(landing: Landing) -> None:
     outcome = landing.tick()
     assert (outcome.kind, outcome.text) == ("nothing", f"no shards in {landing.inputs} yet: nothing to do")
+    landing.inputs.rmdir()
+    # A clock must not find everything well for ever where a path is wrong, or a file system not mounted.
+    with pytest.raises(NoFolder, match=f"there is no {landing.inputs}\\. Check input.path"):
+        landing.tick()
+    landing.inputs.mkdir()
     assert not landing.out.exists()
 
 

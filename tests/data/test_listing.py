@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from processes import as_nobody
@@ -7,8 +8,11 @@ from processes import as_nobody
 from polar_ray.data.glob import compile_glob
 from polar_ray.data.listing import list_input
 from polar_ray.data.storage import Storage
-from polar_ray.errors import InputError, StorageDenied, StorageError
+from polar_ray.errors import InputError, NoFiles, NoFolder, StorageDenied, StorageError
 from polar_ray.recipe.input import Input
+
+if TYPE_CHECKING:
+    from s3_server import Bucket
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -79,12 +83,23 @@ def test_a_wildcard_does_not_cross_folders() -> None:
     assert not compile_glob("a.b").matches("axb")
 
 
-@pytest.mark.parametrize("path", ["none", "none/*.jsonl", "data/*.parquet"])
-def test_a_path_that_matches_nothing_is_an_error_that_says_what_was_looked_for(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("none", NoFolder), ("none/*.jsonl", NoFolder), ("data/*.parquet", NoFiles), ("data/*/*.jsonl", NoFiles)],
+)
+def test_a_path_that_matches_nothing_is_an_error_that_says_what_was_looked_for(
+    tmp_path: Path, path: str, kind: type[InputError]
+) -> None:
     touch(tmp_path, "data/a.jsonl")
-    with pytest.raises(InputError, match="No files") as error:
+    with pytest.raises(kind, match="No files") as error:
         list_input(Input(path=[f"{tmp_path}/data", f"{tmp_path}/{path}"]))
     assert f"{tmp_path}/{path}" in str(error.value)
+    assert (f"there is no {tmp_path}/none." in str(error.value)) == (kind is NoFolder)
+
+
+def test_in_an_object_store_there_is_no_folder_before_a_file_is_in_it(s3: "Bucket") -> None:
+    with pytest.raises(NoFiles, match="No files are in"):
+        list_input(Input(path="s3://bucket/none", storage_options=s3.options))
 
 
 def test_a_folder_of_hidden_files_only_says_that_they_were_passed_over(tmp_path: Path) -> None:

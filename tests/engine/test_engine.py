@@ -193,7 +193,7 @@ def test_running_out_of_memory_halves_the_budget_and_scores_the_same() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory as Linux does")
 def test_a_single_sequence_that_does_not_fit_is_a_clear_error() -> None:
-    result = run_with_memory(60, 50_000)
+    result = run_with_memory(100, 50_000)
     assert result.returncode != 0
     assert "ScoringError: A single sequence of 50000 tokens does not fit in the memory of cpu" in result.stderr
 

@@ -7,9 +7,10 @@ from conftest import rows, write_jsonl, write_parquet
 from runs import recipe
 
 from polar_ray.errors import InputError
+from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.folder import RunFolder
-from polar_ray.running.inputs import input_files
+from polar_ray.running.inputs import input_files, of_this_job_only
 
 
 def listed(wanted: Recipe) -> list[str]:
@@ -84,3 +85,13 @@ def test_what_a_run_of_an_earlier_version_read_of_its_own_output_is_in_its_recor
     recorded = [f"{tmp_path}/link/a.jsonl", f"{tmp_path}/link/out/dead_letters/part-00000-00000.parquet"]
     found = input_files(wanted, RunFolder.of(wanted.output.path), recorded)
     assert [file.path for file in found] == recorded
+
+
+def test_a_submitted_job_is_told_that_what_it_brought_along_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    brought = Input(path=["s3://bucket/a", "pipelines/sample"])
+    assert of_this_job_only(brought) is None
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    told = of_this_job_only(brought)
+    assert told is not None
+    assert told.startswith("input.path pipelines/sample is a relative path")
+    assert of_this_job_only(Input(path=["s3://bucket/a", "/shared/b"])) is None
