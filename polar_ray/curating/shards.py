@@ -47,7 +47,11 @@ def listed_shards(recipe: CurateRecipe, out: Storage, now: float) -> dict[str, d
             found |= {file.path: file for file in list_input(one, out.wait_s, without=[out.url])}
         except NoFiles:
             continue
-    return {path: describe(file) for path, file in sorted(found.items()) if now - (file.mtime or 0) >= recipe.min_age_s}
+    # A time that lies far ahead is a wrong one, and would keep a shard out for ever. Should it still be written, it is
+    # scored again when it is whole.
+    return {
+        path: describe(file) for path, file in sorted(found.items()) if abs(now - (file.mtime or 0)) >= recipe.min_age_s
+    }
 
 
 def new_shards(listed: Mapping[str, dict[str, Any]], state: State) -> dict[str, dict[str, Any]]:

@@ -68,6 +68,7 @@ def make_filesystem(scheme: str, root: str, host: str | None, options: dict[str,
 
 def _s3(root: str, options: dict[str, Any]) -> pafs.FileSystem:
     _refuse_unknown("s3", options, _S3_OPTIONS)
+    _refuse_half_a_login(options)
     # pyarrow does not read these two variables; boto3, s3fs and the AWS command line do.
     endpoint = (
         options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -149,9 +150,27 @@ def _unusable(scheme: str, options: dict[str, Any], error: Exception) -> Storage
 
 
 def _refuse_unknown(scheme: str, options: dict[str, Any], known: set[str]) -> None:
+    """Refuses options that a scheme does not know, and values of another type than it takes; no value is told."""
     unknown = sorted(set(options) - known)
     if unknown:
         raise StorageError(
             f"storage_options has {', '.join(map(repr, unknown))}, which {scheme}:// does not know. "
             f"It knows {', '.join(sorted(known))}."
+        )
+    for name, value in sorted(options.items()):
+        wanted = (bool, int) if name == "anon" else str
+        if value is not None and not isinstance(value, wanted):
+            takes = "true or false" if name == "anon" else "a text; put it into quotes"
+            raise StorageError(
+                f"storage_options.{name} is of type {type(value).__name__}, and {scheme}:// takes {takes}."
+            )
+
+
+def _refuse_half_a_login(options: dict[str, Any]) -> None:
+    given = [name for name in ("key", "secret", "token") if options.get(name)]
+    lacking = [name for name in ("key", "secret") if name not in given]
+    if given and lacking:
+        raise StorageError(
+            f"storage_options has {given[0]} without {lacking[0]}: give both, or neither to take them from the "
+            "environment."
         )

@@ -1,6 +1,7 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -150,6 +151,27 @@ def test_a_filesystem_of_fsspec_works_like_the_others() -> None:
     assert len(storage.glob(storage.join("*.txt"))) == 1
     storage.delete_tree()
     assert storage.list() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("s3://b/x", {"key": "AKIACANARY"}, r"^storage_options has key without secret: give both, or neither"),
+        ("s3://b/x", {"secret": "CANARY"}, r"^storage_options has secret without key: give both"),
+        ("s3://b/x", {"token": "CANARY"}, r"^storage_options has token without key: give both"),
+        ("s3://b/x", {"endpoint_url": 5}, r"^storage_options\.endpoint_url is of type int, and s3:// takes a text"),
+        ("s3://b/x", {"region": {"CANARY": 1}}, r"^storage_options\.region is of type dict, and s3:// takes a text"),
+        ("s3://b/x", {"anon": "CANARY"}, r"^storage_options\.anon is of type str, and s3:// takes true or false"),
+        ("gs://b/x", {"project": ["CANARY"]}, r"^storage_options\.project is of type list, and gs:// takes a text"),
+        ("az://b/x", {"account_name": "a", "sas_token": 7}, r"^storage_options\.sas_token is of type int, and az://"),
+    ],
+)
+def test_a_slip_in_the_options_is_one_sentence_that_names_the_key_and_holds_no_value(
+    url: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StorageError, match=message) as refused:
+        Storage.of(url, options).exists()
+    assert "CANARY" not in str(refused.value)
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
