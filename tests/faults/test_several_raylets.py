@@ -65,6 +65,11 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory, embedded_r
     return contents(folder)
 
 
+def scoring(raylets: list[psutil.Process]) -> list[psutil.Process]:
+    """Those on whose nodes an actor scores."""
+    return [raylet for raylet in raylets if with_title(SCORER, raylet.children())]
+
+
 @pytest.mark.parametrize(
     ("actors", "stalls"),
     # Three nodes with six CPUs. Three actors leave room for all else when two CPUs are gone; four fill what is left, so
@@ -90,8 +95,9 @@ def test_a_run_outlives_a_raylet_that_is_killed(
     recipe.write_text(yaml.safe_dump(description))
     with command(polar_ray("run", str(recipe)), tmp_path / "log", head.environment) as running:
         wait_for("four commits", lambda: commits(folder) >= 4)
-        victim = next(raylet for raylet in raylets if with_title(SCORER, raylet.children()))
-        victim.kill()
+        # Processes of a new node take longer to start than those of the head.
+        wait_for("an actor on a node that can be lost", lambda: bool(scoring(raylets)))
+        scoring(raylets)[0].kill()
         assert running.wait() == 0, running.output
         if stalls:
             assert "a node was lost and the rest of the cluster stood still" in running.output
