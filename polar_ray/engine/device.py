@@ -17,11 +17,13 @@ Kernels choose the order of their sums by the shape of what they are given, so t
 at most in models of a hundred million parameters. A sequence that sees its neighbours or its padding is off by far
 more, about 1 on the golden checkpoints.
 """
-MOST_ROUNDING: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+MOST_ROUNDING: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 """How far they may be apart where a model is so badly conditioned that most of its rewards are far apart.
 
 That is no fault of either way: held to float64, the engine is no further off than a plain forward in float32 is
-(``tests/laws/test_nearest_to_float64.py``).
+(``tests/laws/test_nearest_to_float64.py``). In bfloat16 the largest of 200 distances between the engine and plain
+forwards was 0.15 in a tiny model with large random weights, and below 0.05 in one of a hundred million parameters, for
+the most part the plain forwards' own; a third is added.
 """
 _MEAN_ROUNDING: dict[DType, float] = {"float32": 1e-4, "bfloat16": 0.04, "float16": 0.01}
 _TIMES_MEDIAN = 10.0
