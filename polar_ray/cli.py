@@ -82,7 +82,10 @@ def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
     from polar_ray.running.plan import plan as plan_recipe
     from polar_ray.showing import print_plan
 
-    print_plan(plan_recipe(Recipe.load(recipe, overrides)))
+    made = plan_recipe(Recipe.load(recipe, overrides))
+    print_plan(made)
+    if made.refusal is not None:
+        raise made.refusal
 
 
 @app.command()

@@ -15,6 +15,7 @@ from polar_ray.deriving.derived_folder import DerivedFolder
 from polar_ray.deriving.summary import summary
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.frequent_failures import failing_run, frequent_failures
+from polar_ray.running.lost_rows import layout_hint
 from polar_ray.running.verified import failed, verification_line
 from polar_ray.terminal import printable, say
 
@@ -66,6 +67,8 @@ def print_manifest(
         if counts[what]:
             shown = ", ".join(f"{reason} {count:,}" for reason, count in counts[what].items())
             console.print(f"{what.replace('_', ' ')}: {shown}")
+    if (hint := layout_hint(counts["dead_letters"], manifest.recipe["input"].get("layout", "groups"))) is not None:
+        console.print(f"  to keep the rows of duplicate_prompt_id: {hint}", soft_wrap=True)
     if manifest.parent is not None:
         console.print(
             f"scores of {', '.join(manifest.parent.scorers)} were taken over from {manifest.parent.path}",
@@ -135,7 +138,7 @@ def print_plan(plan: "Plan") -> None:
         f"{tokens}{plan.sample_dead_letters:,} dead letters"
     )
     for reason, count in plan.dead_letters.items():
-        console.print(f"  dead letter {reason}: {count:,}")
+        console.print(f"  dead letter {reason}: {count:,}, such as {plan.examples[reason]}", soft_wrap=True)
     for first in plan.first:
         name = f" ({first.scorer})" if first.scorer else ""
         console.print(f"first encoded candidate{name}", style="bold")

@@ -302,6 +302,27 @@ def test_a_plan_shows_recipe_input_sample_and_estimate_and_writes_nothing(
     assert files_below(tmp_path) == {"in.jsonl", "recipe.yaml"}
 
 
+def test_a_plan_of_which_nothing_would_come_ends_badly_and_says_why(command: Run, recipe: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in.jsonl", [{**row, "candidates": [["x"]]} for row in rows(1)])
+    code, output, errors = command("plan", recipe)
+    said = f"row 0 of {tmp_path / 'in.jsonl'}: candidates[0] is a list, not an object or a string"
+    assert f"  dead letter candidate_type: 1, such as {said}\n" in output
+    assert (code, output.rstrip().endswith("nothing was written")) == (1, True)
+    assert said in one_sentence(errors, "TooManyDeadLetters")
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_candidates_that_stand_apart_are_told_of_with_the_result(command: Run, recipe: Path, tmp_path: Path) -> None:
+    lines = [{**row, "candidates": None, **candidate} for row in rows(3) for candidate in row["candidates"]]
+    write_jsonl(
+        tmp_path / "in.jsonl", [{k: v for k, v in row.items() if k != "candidates"} for row in lines[:7] + lines[:1]]
+    )
+    code, output, errors = command("run", recipe, "input.layout=candidates")
+    assert code == 0, errors
+    assert "dead letters: duplicate_prompt_id 1" in output
+    assert "set input.layout=scattered, as the rows of a prompt are not all next to each other" in output
+
+
 def test_long_paths_and_those_that_look_like_markup_are_printed_as_they_are(
     command: Run, recipe: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,9 @@ columns, or fields of a struct, of one name |
 ``candidates``, ``content``, ...) is not there, null, empty or of a wrong type |
 | schema | ``reference_ambiguous`` | both the reference and the references column hold something |
 | duplicate | ``duplicate_candidate_id`` | two candidates of a prompt share an id |
-| duplicate | ``duplicate_prompt_id`` | the prompt_id was used before; the first row stays |
+| duplicate | ``duplicate_prompt_id`` | the prompt_id was used before; the first row stays. With \
+``input.layout: candidates`` it mostly means that a prompt's rows are not next to each other: set \
+``input.layout: scattered`` |
 | duplicate | ``duplicate_row`` | the same, and the rows are identical |
 | conflict | ``conflicting_prompt`` | row-per-candidate layouts: same prompt_id as the first row, another prompt |
 | conflict | ``conflicting_reference`` | likewise for the references |
@@ -29,12 +31,18 @@ columns, or fields of a struct, of one name |
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
 import pyarrow as pa
+
+from polar_ray.terminal import printable
 
 UNOPENED = "unopened"
 """The reason that a later attempt may do away with, although the file did not change."""
 
 LINE_TOO_LONG = "line_too_long"
+
+WIDTH = 200
+"""Characters of the message of an example."""
 
 DEAD_LETTER_SCHEMA = pa.schema(
     [
@@ -92,6 +100,29 @@ def dead_letter_table(letters: Iterable[DeadLetter], file: str) -> pa.Table:
         ],
         schema=DEAD_LETTER_SCHEMA,
     )
+
+
+class Example(msgspec.Struct, frozen=True):
+    """One of the rows that became dead letters for the same reason, for a person."""
+
+    file: str
+    row: int
+    message: str
+
+    def __str__(self) -> str:
+        """Returns the sentence that says where it is and what is wrong there, in one line."""
+        return f"row {self.row} of {printable(self.file, lines=False)}: {self.message}"
+
+
+def examples_of(letters: pa.Table) -> dict[str, Example]:
+    """Returns the first of the dead letters of each reason."""
+    found: dict[str, Example] = {}
+    columns = (letters[name].to_pylist() for name in ("reason", "file", "row", "message"))
+    for reason, file, row, message in zip(*columns, strict=True):
+        if reason not in found:
+            text = printable(" ".join(message.split()), lines=False)
+            found[reason] = Example(file, row, text if len(text) <= WIDTH else f"{text[:WIDTH]} …")
+    return found
 
 
 def short(value: object) -> str:

@@ -7,6 +7,8 @@ from pydantic import Field, field_validator, model_validator
 from polar_ray.recipe.base import Part, check_scorer_name
 from polar_ray.recipe.paths import checked
 
+Layout = Literal["groups", "candidates", "scattered"]
+
 
 class Columns(Part):
     """Names of the input's columns.
@@ -58,7 +60,7 @@ class Input(Part):
     path: str | list[str]
     format: Literal["auto", "parquet", "jsonl", "scores"] = "auto"
     scorer_name: str | None = None
-    layout: Literal["groups", "candidates", "scattered"] = "groups"
+    layout: Layout = "groups"
     columns: Columns = Columns()
     candidate_fields: CandidateFields = CandidateFields()
     split_rows: int = Field(default=256, ge=1)

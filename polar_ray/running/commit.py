@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from polar_ray.data.dead_letters import examples_of
 from polar_ray.deriving.columns import ScoreColumns
 from polar_ray.deriving.score_table import score_table
 from polar_ray.running.envelope import Envelope
@@ -60,6 +61,7 @@ def commit_split(folder: RunFolder, envelope: Envelope, scorer_names: tuple[str,
         part_bytes=len(part),
         waited=header.waited,
         verified=header.verified,
+        examples=examples_of(dead_letters),
     )
     data = msgspec.json.encode(record)
     storage.write_atomic(folder.commit(header.split_id), data)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from polar_ray.data.dead_letters import DEAD_LETTER_SCHEMA
+from polar_ray.data.dead_letters import DEAD_LETTER_SCHEMA, examples_of
 from polar_ray.data.group import GROUP_SCHEMA, table_to_groups
 from polar_ray.data.parts import decoding
 from polar_ray.deriving.columns import ScoreColumns
@@ -143,10 +143,8 @@ def _remove(
         else:
             alone = [group]
         letters += [{**letter, "raw": msgspec.json.encode(lost)} for lost in alone]
-    storage.write_atomic(
-        folder.dead_letters(f"{commit.split_id}-duplicates"),
-        parquet_bytes(pa.Table.from_pylist(letters, schema=DEAD_LETTER_SCHEMA)),
-    )
+    lost_rows = pa.Table.from_pylist(letters, schema=DEAD_LETTER_SCHEMA)
+    storage.write_atomic(folder.dead_letters(f"{commit.split_id}-duplicates"), parquet_bytes(lost_rows))
 
     keep = np.ones(table.num_rows, bool)
     keep[list(rows)] = False
@@ -162,6 +160,7 @@ def _remove(
         statuses={name: value_counts(scored(name, "status")) for name in commit.statuses},
         tokens={name: pc.sum(scored(name, "tokens")).as_py() or 0 for name in commit.statuses},
         part_bytes=commit.part_bytes - len(shortened),
+        examples=examples_of(lost_rows),
     )
     storage.write_atomic(folder.join("_run", "duplicates", f"{commit.split_id}.json"), msgspec.json.encode(removal))
     storage.write_atomic(folder.part(commit.split_id), shortened)

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import msgspec
 
 from polar_ray.data.claim import Purpose
+from polar_ray.data.dead_letters import Example
 from polar_ray.data.generations import RECORD
 from polar_ray.data.guard import Guard, also
 from polar_ray.data.manifests import Count, StatusName
@@ -49,6 +50,7 @@ class Commit(msgspec.Struct, frozen=True):
         part_bytes: Size of the part file.
         waited: Seconds that actors waited for the split, for each scoring stage.
         verified: What came of scoring a sample again, for each scorer that did.
+        examples: One of the dead letters, by reason.
     """
 
     split_id: str
@@ -70,6 +72,7 @@ class Commit(msgspec.Struct, frozen=True):
     part_bytes: Count
     waited: dict[str, float] = {}
     verified: dict[str, Verification] = {}
+    examples: dict[str, Example] = {}
 
 
 class Removal(msgspec.Struct, frozen=True):
@@ -77,6 +80,7 @@ class Removal(msgspec.Struct, frozen=True):
 
     Attributes:
         part_bytes: How much smaller the part file became.
+        examples: One of the dead letters, by reason.
     """
 
     groups: Groups
@@ -85,6 +89,7 @@ class Removal(msgspec.Struct, frozen=True):
     statuses: dict[str, dict[StatusName, Count]]
     tokens: dict[str, Count]
     part_bytes: int
+    examples: dict[str, Example] = {}
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polar_ray.data.dead_letters import Example, examples_of
 from polar_ray.data.listing import InputFile
 from polar_ray.data.parsing import parse_split
 from polar_ray.data.reading import RawSplit, read_source
 from polar_ray.data.scattered import assemble, parse_candidate_rows
 from polar_ray.data.sources import Source, plan_sources
+from polar_ray.errors import TooManyDeadLetters
 from polar_ray.models.adapter_config import AdapterConfig
 from polar_ray.models.checkpoint import resolve_adapter
 from polar_ray.recipe.input import Input
 from polar_ray.recipe.recipe import Recipe
-from polar_ray.recipe.run import Compute
+from polar_ray.recipe.run import Compute, Limits
 from polar_ray.recipe.scorers import Custom, RewardModel
 from polar_ray.running.derivations import check_derivations
 from polar_ray.running.estimate import estimate
 from polar_ray.running.folder import RunFolder
 from polar_ray.running.inputs import checked_files, no_rows
+from polar_ray.running.lost_rows import REMEDY, are_too_many, layout_hint, reasons
 from polar_ray.running.packing import packing
 from polar_ray.running.parent import parent_of
 from polar_ray.running.placement import placement
@@ -48,7 +51,13 @@ class FirstCandidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do; see ``plan``."""
+    """What a run would do; see ``plan``.
+
+    Attributes:
+        examples: One of the sample's dead letters, by reason.
+        refusal: Why a run is likely to fail, where nothing in the sample becomes a group and the limits do not allow
+            that.
+    """
 
     recipe_yaml: str
     files: list[InputFile]
@@ -58,10 +67,12 @@ class Plan:
     sample_tokens: int
     sample_dead_letters: int
     dead_letters: dict[str, int]
+    examples: dict[str, Example]
     first: list[FirstCandidate]
     estimate: list[str]
     warnings: list[str]
     placement: list[str]
+    refusal: TooManyDeadLetters | None
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -80,7 +91,9 @@ def plan(recipe: Recipe) -> Plan:
     sampled = [next(iter(read_source(source, recipe.input))) for source in sources[::step][:SAMPLE_FILES]]
     if not recipe.limits.allow_empty and not _any_row(sampled, sources, recipe.input):
         raise no_rows(files)
-    groups, reasons = _parsed(files, sampled, recipe.input)
+    groups, letters = _parsed(files, sampled, recipe.input)
+    dead = Counter(letters["reason"].to_pylist())
+    examples = examples_of(letters)
     each_candidates = np.array([int(pc.sum(lengths).as_py() or 0) for lengths in map(_lengths, groups)], np.int64)
     candidates = int(each_candidates.sum())
     each_tokens: np.ndarray | None = None
@@ -105,15 +118,21 @@ def plan(recipe: Recipe) -> Plan:
         sample_groups=sum(table.num_rows for table in groups),
         sample_candidates=candidates,
         sample_tokens=0 if each_tokens is None else int(each_tokens.sum()),
-        sample_dead_letters=reasons.total(),
-        dead_letters=dict(reasons),
+        sample_dead_letters=dead.total(),
+        dead_letters=dict(dead),
+        examples=examples,
         first=first,
         estimate=estimate(sources, sampled, share, each_candidates, each_tokens),
         placement=[
             f"{name or scorer.kind} runs {placement(recipe.compute, scorer, embedded=will_be_embedded(recipe.compute))}"
             for name, scorer in recipe.named_scorers.items()
         ],
-        warnings=[*_warnings(recipe), *_unsupported(recipe, groups, candidates)],
+        warnings=[
+            *_warnings(recipe),
+            *_unsupported(recipe, groups, candidates),
+            *_lost(dead, recipe.input),
+        ],
+        refusal=None if candidates else _refusal(dead, examples, sampled, recipe.limits),
     )
 
 
@@ -195,8 +214,28 @@ def _unsupported(recipe: Recipe, groups: list[pa.Table], candidates: int) -> lis
     return found
 
 
-def _parsed(files: list[InputFile], sampled: list[RawSplit], config: Input) -> tuple[list[pa.Table], Counter[str]]:
-    """Returns the sample's groups, and its dead letters by reason.
+def _lost(dead: Counter[str], config: Input) -> list[str]:
+    """Returns what to do about candidates that another layout would keep, if there are such."""
+    hint = layout_hint(dead, config.layout)
+    return [] if hint is None else [f"{dead['duplicate_prompt_id']} rows of the sample would be lost; {hint}"]
+
+
+def _refusal(
+    dead: Counter[str], examples: dict[str, Example], sampled: list[RawSplit], limits: Limits
+) -> TooManyDeadLetters | None:
+    """Returns why a run of which the sample gives no group is likely to fail, unless the limits allow it."""
+    # What cannot be read at the end of a damaged file counts as one row.
+    read = sum(raw.rows + (raw.error is not None) for raw in sampled)
+    if not are_too_many(dead.total(), read, limits):
+        return None
+    return TooManyDeadLetters(
+        f"nothing in the sample becomes a group: {dead.total()} of its {read} rows would be dead letters "
+        f"({reasons(dead, examples)}), more than limits.max_dead_letters={limits.max_dead_letters:g} allows; {REMEDY}"
+    )
+
+
+def _parsed(files: list[InputFile], sampled: list[RawSplit], config: Input) -> tuple[list[pa.Table], pa.Table]:
+    """Returns the sample's groups and its dead letters.
 
     Of scattered input the sample holds only some candidates of each group.
     """
@@ -209,7 +248,7 @@ def _parsed(files: list[InputFile], sampled: list[RawSplit], config: Input) -> t
         parsed = [parse_split(raw, config) for raw in sampled]
         tables = [split.groups for split in parsed]
         letters = [split.dead_letters for split in parsed]
-    return tables, Counter(reason for table in letters for reason in table["reason"].to_pylist())
+    return tables, pa.concat_tables(letters)
 
 
 def _sampled_share(files: list[InputFile], sampled: list[RawSplit]) -> float:

@@ -45,7 +45,7 @@ def resume(
     folder, config = job.folder, job.recipe.input
     inherited = {} if retrial is None else retrial.errors
     todo = todo_of(config, sources, folder)
-    tally = Tally(todo.commits, inherited)
+    tally = Tally(todo.commits, inherited, config.layout)
     # A retry has looked by itself which of its parent's files can be opened now.
     unopened = tally.unopened if retrial is None else set()
     errors = {commit.split_id for commit in todo.commits if _has_failed(commit)} if tally.failed(limits) else set()
@@ -58,7 +58,7 @@ def resume(
         take_back(folder, job.files, unopened, config, changed=False, also=errors | damaged)
         forget(folder)
         todo = todo_of(config, sources, folder)
-        tally = Tally(todo.commits, inherited)
+        tally = Tally(todo.commits, inherited, config.layout)
     return todo, tally
 
 

@@ -223,4 +223,5 @@ def _without(commit: Commit, removal: Removal | None) -> Commit:
         statuses={name: dict(+counts) for name, counts in tally.statuses.items()},
         tokens=dict(tally.tokens),
         part_bytes=tally.part_bytes,
+        examples=tally.examples,
     )

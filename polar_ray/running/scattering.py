@@ -13,6 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polar_ray.data.dead_letters import examples_of
 from polar_ray.data.lease import Fence
 from polar_ray.data.listing import InputFile
 from polar_ray.data.reading import RawSplit
@@ -131,4 +132,5 @@ def _read_record(
         seconds=seconds,
         input_bytes=raw.input_bytes,
         part_bytes=0,
+        examples=examples_of(dead_letters),
     )

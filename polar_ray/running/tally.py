@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from polar_ray.data.dead_letters import UNOPENED
+from polar_ray.data.dead_letters import UNOPENED, Example
 from polar_ray.data.status import Status
 from polar_ray.errors import ScoringError, TooManyDeadLetters, UnopenedFile
+from polar_ray.recipe.input import Layout
 from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import Commit, Removal
+from polar_ray.running.lost_rows import REMEDY, are_too_many, layout_hint, reasons
 from polar_ray.scorers.verification import Verification
 
 ENOUGH = 1000
@@ -24,13 +26,21 @@ class Tally:
     Args:
         commits: Their records so far.
         inherited: By scorer, candidates with errors in the generation that a retry is of. As many may have them again.
+        layout: Of the input.
     """
 
-    def __init__(self, commits: Iterable[Commit] = (), inherited: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        commits: Iterable[Commit] = (),
+        inherited: Mapping[str, int] | None = None,
+        layout: Layout = "groups",
+    ) -> None:
         self._inherited = inherited or {}
+        self._layout = layout
         self.splits = 0
         self.rows = self.rows_in_groups = self.groups = self.candidates = self.part_bytes = 0
         self.dead_letters: Counter[str] = Counter()
+        self.examples: dict[str, Example] = {}
         self.drops: Counter[str] = Counter()
         self.statuses: dict[str, Counter[str]] = {}
         self.tokens: Counter[str] = Counter()
@@ -52,6 +62,7 @@ class Tally:
         self.candidates += commit.candidates
         self.part_bytes += commit.part_bytes
         self.dead_letters.update(commit.dead_letters)
+        self.examples = {**commit.examples, **self.examples}
         if UNOPENED in commit.dead_letters:
             self.unopened.add(commit.file)
         else:
@@ -74,6 +85,7 @@ class Tally:
         self.rows_in_groups -= sum(removal.dead_letters.values())
         self.part_bytes -= removal.part_bytes
         self.dead_letters.update(removal.dead_letters)
+        self.examples = {**removal.examples, **self.examples}
         for name, counts in removal.statuses.items():
             self.statuses[name].subtract(counts)
         self.tokens.subtract(removal.tokens)
@@ -103,13 +115,14 @@ class Tally:
                 "them, and run the same command again"
             )
         share = limits.max_dead_letters < 1
-        allowed = limits.max_dead_letters * self.rows if share else limits.max_dead_letters
-        if self.dead_letter_count > allowed and (final or not share or self.rows >= ENOUGH):
-            reasons = ", ".join(f"{reason} {count}" for reason, count in self.dead_letters.most_common(3))
+        too_many = are_too_many(self.dead_letter_count, self.rows, limits)
+        if too_many and (final or not share or self.rows >= ENOUGH):
+            hint = layout_hint(self.dead_letters, self._layout)
             raise TooManyDeadLetters(
-                f"{self.dead_letter_count} of the {self.rows} rows read became dead letters ({reasons}), more than "
+                f"{self.dead_letter_count} of the {self.rows} rows read became dead letters "
+                f"({reasons(self.dead_letters, self.examples)}), more than "
                 f"limits.max_dead_letters={limits.max_dead_letters:g} allows; look at dead_letters/ in the output "
-                "folder, correct the input or the recipe's columns, and start over with --fresh"
+                f"folder, {hint or REMEDY}, and start over with --fresh"
             )
         for name, counts in self.statuses.items():
             whose = f" from {name}" if name else ""

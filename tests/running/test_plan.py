@@ -124,6 +124,35 @@ def test_an_input_of_dead_letters_only_is_planned(tmp_path: Path) -> None:
     assert made.estimate == ["no candidates in the sample"]
 
 
+def test_a_sample_of_which_nothing_becomes_a_group_is_refused_as_far_as_the_limits_go(tmp_path: Path) -> None:
+    lists = [{**row, "candidates": [[{"role": "assistant", "content": "sunny"}]]} for row in rows(2)]
+    path = write_jsonl(tmp_path / "in.jsonl", [*lists, {"prompt": "p"}])
+    made = plan(recipe(path, tmp_path / "out"))
+    said = f"row 0 of {path}: candidates[0] is a list, not an object or a string"
+    assert str(made.examples["candidate_type"]) == said
+    assert str(made.refusal).startswith(
+        f"nothing in the sample becomes a group: 3 of its 3 rows would be dead letters (candidate_type 2 [{said}], "
+        f"candidates_missing 1 [row 2 of {path}: "
+    )
+    for limit in ("1", "3"):
+        assert (plan(recipe(path, tmp_path / "out", f"limits.max_dead_letters={limit}")).refusal is None) == (
+            limit > "1"
+        )
+    write_jsonl(path, [*lists, *rows(1)])
+    assert plan(recipe(path, tmp_path / "out")).refusal is None
+
+
+def test_rows_of_a_prompt_that_stand_apart_are_warned_of(tmp_path: Path) -> None:
+    lines = candidate_rows(2)
+    path = write_jsonl(tmp_path / "in.jsonl", [*lines[::2], *lines[1::2]])
+    warnings = plan(recipe(path, tmp_path / "out", "input.layout=candidates")).warnings
+    assert warnings == [
+        "3 rows of the sample would be lost; set input.layout=scattered, as the rows of a prompt are not all next to "
+        "each other"
+    ]
+    assert plan(recipe(path, tmp_path / "out", "input.layout=scattered")).warnings == []
+
+
 def test_the_resolved_recipe_is_part_of_the_plan(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in.jsonl", rows(1))
     wanted = recipe(tmp_path / "in.jsonl", tmp_path / "out", "input.split_rows=7")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from runs import commit
 
+from polar_ray.data.dead_letters import Example
 from polar_ray.errors import ConservationError, ScoringError, TooManyDeadLetters
 from polar_ray.recipe.run import Limits
 from polar_ray.running.folder import Commit, Removal
@@ -116,6 +117,40 @@ def test_a_number_of_dead_letters_counts_at_once() -> None:
 def test_no_dead_letters_at_all_may_be_asked_for() -> None:
     with pytest.raises(TooManyDeadLetters):
         Tally([dead(10, 1)]).check(Limits(max_dead_letters=0), final=True)
+
+
+def test_one_row_stands_beside_each_reason_for_dead_letters_and_none_is_left_out() -> None:
+    text = "candidates[0] is a list, not an object or a string"
+    counts = {"invalid_json": 1, "candidate_type": 9, "prompt_null": 2, "invalid_utf8": 3, "nan_literal": 1}
+    examples = {"candidate_type": Example("in.jsonl", 4, text), "prompt_null": Example("a\x1b[31m\n.jsonl", 0, "null")}
+    tally = Tally([commit(rows=16, dead_letters=counts, examples=examples)])
+    with pytest.raises(TooManyDeadLetters) as refused:
+        tally.check(Limits(), final=True)
+    assert str(refused.value).startswith(
+        f"16 of the 16 rows read became dead letters (candidate_type 9 [row 4 of in.jsonl: {text}], invalid_utf8 3, "
+        "prompt_null 2 [row 0 of a\\x1b[31m\\n.jsonl: null], and 2 for 2 other reasons), more than "
+    )
+
+
+def test_rows_of_a_prompt_that_stand_apart_are_told_with_the_layout_that_keeps_them() -> None:
+    removal = Removal(
+        groups=2,
+        candidates=2,
+        dead_letters={"duplicate_prompt_id": 2},
+        statuses={},
+        tokens={},
+        part_bytes=0,
+        examples={"duplicate_prompt_id": Example("in.jsonl", 8, "taken")},
+    )
+    for layout, told in (("candidates", True), ("groups", False), ("scattered", False)):
+        tally = Tally([commit(rows=3, rows_in_groups=3, dead_letters={}, drops={})], layout=layout)
+        tally.subtract(removal)
+        with pytest.raises(TooManyDeadLetters, match=r"\[row 8 of in.jsonl: taken\]") as refused:
+            tally.check(Limits(), final=True)
+        said = "set input.layout=scattered, as the rows of a prompt are not all next to each other" in str(
+            refused.value
+        )
+        assert said is told
 
 
 def test_too_many_dead_letters_are_told_with_the_commonest_reasons_and_a_remedy() -> None:
