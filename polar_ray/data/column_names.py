@@ -59,14 +59,16 @@ def check_column_names(
     if config.format == "scores":
         return
     seen: Head = {}
-    for head in heads(files, config, wait_s):
+    looked: list[str] = []
+    for path, head in heads(files, config, wait_s):
+        looked.append(path)
         seen = merged(seen, head)
         problem = _Names(seen, config, needs_reference).problem()
         if problem is None:
             return
     if seen:
         more = f", and a sample of the {len(files) - 1:,} other files" if len(files) > 1 else ""
-        raise InputError(f"{files[0].path}{more}: {problem}")
+        raise InputError(f"{min(looked)}{more}: {problem}")
 
 
 class _Names:
@@ -118,16 +120,30 @@ class _Names:
         layout = self._other_layout(missing, free)
         if layout is not None:
             return layout
+        return _set(self._guesses(missing, free), [self._key(role) for role in missing])
+
+    def _guesses(self, missing: list[str], free: Head) -> dict[str, str]:
+        """Returns the settings for columns that are not there, as far as the free ones tell."""
         settings: dict[str, str] = {}
         for role in missing:
             guess = _named(role, free) or _only(role, free)
             if guess is None:
                 continue
             settings[self._key(role)] = guess
-            shape = free.pop(guess)
+            shape = free[guess]
+            free = {name: each for name, each in free.items() if name != guess}
             if role == "candidates":
                 settings |= self._field_settings(shape.fields)
-        return _set(settings, [self._key(role) for role in missing])
+        return settings
+
+    def _others(self, settings: dict[str, str], missing: list[str], column: str, free: Head) -> str:
+        """Returns the sentence that sets another layout, whose texts are in a column, and all that is missing with it.
+
+        What else the layout needs is told at once, not by another refusal.
+        """
+        rest = [role for role in missing if role not in ("candidates", "messages")]
+        settings |= self._guesses(rest, {name: shape for name, shape in free.items() if name != column})
+        return _set(settings, [self._key(role) for role in rest])
 
     def _other_layout(self, missing: list[str], free: Head) -> str | None:
         """Returns what to set where the columns look like those of another layout."""
@@ -136,14 +152,16 @@ class _Names:
             if text is None:
                 return None
             settings = {"input.layout": "candidates", self._key("messages"): text}
-            return f"if each row is one candidate, with its text in `{text}`: {_set(settings)}"
+            told = self._others(settings, missing, text, free)
+            return f"if each row is one candidate, with its text in `{text}`: {told}"
         if "messages" in missing and _named("messages", free) is None:
             listed = _named("candidates", free) or _only("candidates", free)
             if listed is None:
                 return None
             settings = {"input.layout": "groups", self._key("candidates"): listed}
             settings |= self._field_settings(free[listed].fields)
-            return f"if each row has all candidates of a prompt, in `{listed}`: {_set(settings)}"
+            told = self._others(settings, missing, listed, free)
+            return f"if each row has all candidates of a prompt, in `{listed}`: {told}"
         return None
 
     def _field_settings(self, fields: Head) -> dict[str, str]:

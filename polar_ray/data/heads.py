@@ -54,16 +54,18 @@ Head = dict[str, Shape]
 NOTHING, OTHER = Shape("nothing"), Shape("other")
 
 
-def heads(files: list[InputFile], config: Input, wait_s: float = STORAGE_WAIT_S) -> Iterator[Head]:
-    """Yields the head of the first file, its end, and then both of more files, spread over the listing.
+def heads(files: list[InputFile], config: Input, wait_s: float = STORAGE_WAIT_S) -> Iterator[tuple[str, Head]]:
+    """Yields the head of the first file, its end, and then both of more files, spread over the listing; with paths.
 
     Files that have no rows or cannot be read are left out: they tell nothing about columns.
     """
     first, *others = files
-    yield from _heads(first, config, wait_s)
+    yield from ((first.path, head) for head in _heads(first, config, wait_s))
     step = max(1, -(-len(others) // HEADS))
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda file: list(_heads(file, config, wait_s)), others[::-step]):
+        for found in pool.map(
+            lambda file: [(file.path, head) for head in _heads(file, config, wait_s)], others[::-step]
+        ):
             yield from found
 
 

@@ -79,6 +79,8 @@ def list_input(
             found[info.path] = info
     own = Places(without)
     kept = [path for path in sorted(found) if path in recorded or not own.hold(path)]
+    if unknown := [path for path in kept if _format(path, config)[0] is None]:
+        raise _unknown(unknown, len(kept))
     return [input_file(found[path], config) for path in kept]
 
 
@@ -156,22 +158,31 @@ def input_file(info: FileInfo, config: Input) -> InputFile:
     Raises:
         InputError: The format is not known, or the file cannot be entered in the middle.
     """
-    stem = info.path
-    compression: Compression | None = None
-    for suffix, name in _COMPRESSIONS.items():
-        if stem.endswith(suffix):
-            stem, compression = stem.removesuffix(suffix), name
-    format_ = next((name for suffix, name in _FORMATS.items() if stem.endswith(suffix)), None)
-    if config.format in ("parquet", "jsonl"):
-        format_ = config.format
+    format_, compression = _format(info.path, config)
     if format_ is None:
-        raise InputError(
-            f"The format of {info.path} is not known by its name. Name it .parquet, .jsonl or .json (with .gz or "
-            ".zst), leave it out with a glob such as folder/**/*.parquet, or set input.format."
-        )
+        raise _unknown([info.path], 1)
     if format_ == "parquet" and compression is not None:
         raise InputError(
             f"{info.path} is a compressed Parquet file, which cannot be entered in the middle. Decompress it; "
             "Parquet compresses inside."
         )
     return InputFile(info.path, info.size, info.etag, info.mtime, format_, compression)
+
+
+def _format(path: str, config: Input) -> tuple[Format | None, Compression | None]:
+    compression: Compression | None = None
+    for suffix, name in _COMPRESSIONS.items():
+        if path.endswith(suffix):
+            path, compression = path.removesuffix(suffix), name
+    if config.format in ("parquet", "jsonl"):
+        return config.format, compression
+    return next((name for suffix, name in _FORMATS.items() if path.endswith(suffix)), None), compression
+
+
+def _unknown(paths: Sequence[str], of: int) -> InputError:
+    more = f", and of {len(paths) - 1:,} more of the {of:,} files," if len(paths) > 1 else ""
+    return InputError(
+        f"The format of {paths[0]}{more} is not known by its name. Name it .parquet, .jsonl or .json (with .gz or "
+        ".zst), leave out what is no input with a glob such as folder/**/*.parquet, or a list of them such as "
+        """input.path='["folder/*.jsonl", "folder/*.parquet"]', or set input.format."""
+    )

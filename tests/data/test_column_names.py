@@ -98,6 +98,35 @@ def test_a_layout_that_is_likely_to_be_meant_is_named(write: Any) -> None:
     )
 
 
+def test_the_layout_comes_with_all_that_it_needs_at_once(write: Any) -> None:
+    path = write([{"question": "q", "response": "r", "answer": "42", "id": "1"}])
+    assert refusal(path, True).endswith(
+        ": no columns `prompt`, `candidates` and `reference`; the columns are question, response, answer, id; if each "
+        "row is one candidate, with its text in `response`: set input.layout=candidates "
+        "input.candidate_fields.messages=response input.columns.prompt=question input.columns.reference=answer"
+    )
+    columns = {"prompt": "question", "reference": "answer"}
+    check(path, True, layout="candidates", columns=columns, candidate_fields={"messages": "response"})
+    path = write([{"response": "r", "x": 1}], "unknown")
+    assert refusal(path, True).endswith(
+        "input.candidate_fields.messages=response and set input.columns.prompt and input.columns.reference to the "
+        "right ones"
+    )
+    path = write([{"question": "q", "outputs": ["a"], "gold": "g"}], "groups")
+    assert refusal(path, True, layout="candidates").endswith(
+        "set input.layout=groups input.columns.candidates=outputs input.columns.prompt=question "
+        "input.columns.reference=gold"
+    )
+
+
+def test_the_file_that_is_named_has_rows(write: Any, tmp_path: Path) -> None:
+    first = write([{"text": "x"}], "b")
+    write([{"text": "x"}], "c")
+    for name in ("a.jsonl", "d.parquet"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    assert refusal(first.parent).startswith(f"{first}, and a sample of the 3 other files: no column")
+
+
 def test_a_name_that_says_nothing_is_guessed_by_its_type(write: Any) -> None:
     path = write(renamed({"candidates": "x1", "prompt": "x2"}))
     assert refusal(path).endswith("; set input.columns.candidates=x1 and set input.columns.prompt to the right one")

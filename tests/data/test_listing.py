@@ -10,6 +10,7 @@ from polar_ray.data.listing import list_input
 from polar_ray.data.storage import Storage
 from polar_ray.errors import InputError, NoFiles, NoFolder, StorageDenied, StorageError
 from polar_ray.recipe.input import Input
+from polar_ray.recipe.overrides import apply_overrides
 
 if TYPE_CHECKING:
     from s3_server import Bucket
@@ -106,6 +107,19 @@ def test_a_folder_of_hidden_files_only_says_that_they_were_passed_over(tmp_path:
     touch(tmp_path, "_a.jsonl", ".b.jsonl")
     with pytest.raises(InputError, match="2 were passed over"):
         list_input(Input(path=str(tmp_path)))
+
+
+def test_all_files_of_unknown_formats_are_counted_and_a_list_of_globs_leaves_them_out(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.txt", "c.jsonl", "d.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError) as refused:
+        list_input(Input(path=str(tmp_path)))
+    told = f"The format of {tmp_path}/a.csv, and of 1 more of the 4 files, is not known by its name. "
+    assert str(refused.value).startswith(told)
+    assert """such as input.path='["folder/*.jsonl", "folder/*.parquet"]'""" in str(refused.value)
+    globs = f'["{tmp_path}/*.jsonl", "{tmp_path}/*.parquet"]'
+    listed = list_input(Input.model_validate(apply_overrides({}, [f"path={globs}"])))
+    assert [file.path[-7:] for file in listed] == ["c.jsonl", "parquet"]
 
 
 def test_an_unknown_suffix_is_an_error_unless_the_format_is_given(tmp_path: Path) -> None:
