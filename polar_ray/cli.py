@@ -209,7 +209,7 @@ def curate(
     from polar_ray.curating.tick import curate as curate_recipe
     from polar_ray.recipe.curate import CurateRecipe
     from polar_ray.running.progress import LogLines, reporter
-    from polar_ray.running.termination import exit_on_sigterm
+    from polar_ray.termination import exit_on_sigterm
 
     resolved = CurateRecipe.load(recipe, overrides)
     if every is not None and cron is not None:
@@ -242,17 +242,24 @@ def _version(
 
 def main() -> None:
     """Runs the command line; an error that polar_ray raises on purpose is one sentence and exit code 1."""
+    from polar_ray.termination import TERMINATED, end_in_peace, exit_on_sigterm
+
     sys.excepthook = print_traceback
     try:
-        app()
+        # From the start: what is imported and begun on the way may have a handler of its own, as Ray has.
+        with exit_on_sigterm():
+            app()
     except PolarRayError as error:
         say(f"polar-ray: {type(error).__name__}: {error}", sys.stderr)
         sys.exit(1)
     except SystemExit as stop:
-        # typer ends the process so on an interrupt, and a run does on SIGTERM.
-        if stop.code in _STOPPED:
-            print(f"polar-ray: {_STOPPED[stop.code]}; run the same command again to go on", file=sys.stderr)
-        raise
+        # typer ends the process so on an interrupt, Ray's handler and ours on SIGTERM.
+        code = TERMINATED if stop.code == signal.SIGTERM else stop.code
+        if code == TERMINATED:
+            end_in_peace()
+        if code in _STOPPED:
+            print(f"polar-ray: {_STOPPED[code]}; run the same command again to go on", file=sys.stderr)
+        sys.exit(code)
 
 
 _STOPPED = {128 + signal.SIGINT: "interrupted", 128 + signal.SIGTERM: "terminated"}

@@ -21,7 +21,7 @@ FLOORS = (
     {"models"},
     {"data"},
     {"recipe"},
-    {"errors", "subprocesses", "terminal"},
+    {"errors", "subprocesses", "terminal", "termination"},
 )
 """Rooms from top to bottom; those on one floor do not import each other, except for the commands on top."""
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -86,7 +86,7 @@ def retried_runs(out: Storage, state: State) -> dict[str, int]:
 def run_folder(out: Storage, run: str, generation: int) -> RunFolder:
     """Returns the folder of a generation of a tick's run."""
     names = [] if generation == 1 else ["generations", str(generation)]
-    return RunFolder(out.join("runs", run, *names), out.options, out.wait_s)
+    return RunFolder(out.join("runs", run, *names), out.options, out.wait_s, out.guard)
 
 
 def shards_of(out: Storage, run: str, generation: int, paths: Collection[str]) -> dict[str, Shard]:

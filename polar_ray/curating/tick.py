@@ -124,7 +124,8 @@ class Curation:
                     published = state.latest
                 if gone := expired(state.versions, self._recipe.keep, self._clock()):
                     lease.check()
-                    write_state(self._out, remove(self._out, state, gone), lease.token)
+                    ours = replace(self._out, guard=lease.check_lately)
+                    write_state(ours, remove(ours, state, gone), lease.token)
                     self._reporter.say(f"removed {len(gone)} old versions")
         if published is None:
             return self._checked(self._nothing(state))

@@ -152,7 +152,10 @@ def expired(versions: list[Version], keep: Retention, now: float) -> list[Versio
 
 
 def remove(out: Storage, state: State, gone: list[Version]) -> State:
-    """Deletes versions, and runs that no other version and no current shard needs; returns the state without them."""
+    """Deletes versions, and runs that no other version and no current shard needs; returns the state without them.
+
+    Its guard, if it has one, is asked before each file.
+    """
     kept = [version for version in state.versions if version not in gone]
     needed = {shard.run for shard in state.shards.values()}.union(*(version.runs for version in kept))
     runs = [run_folder(out, run, 1) for run in sorted({run for version in gone for run in version.runs} - needed)]
@@ -170,7 +173,7 @@ def _remove(out: Storage, folder: str) -> None:
     """Deletes what a curation wrote into a version's folder, and the folder if nothing else is in it."""
     top, marker = out.join(folder), "/_derive/derive.json"
     datasets = [
-        DerivedFolder(info.path.removesuffix(marker), out.options, out.wait_s)
+        DerivedFolder(info.path.removesuffix(marker), out.options, out.wait_s, out.guard)
         for info in out.list(top)
         if info.path.endswith(marker) and info.path.count("/") == f"{top}/NAME{marker}".count("/")
     ]

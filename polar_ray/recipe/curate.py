@@ -38,8 +38,8 @@ class CurateRecipe(Document):
         over: What a version is derived from: ``all`` current shards, or those of the ``tick`` that made it.
         min_age_s: Shards that were written less than so many seconds ago wait for the next tick, and so do those whose
             time lies less than that ahead. One with a time further ahead does not wait: its clock was wrong.
-        lease_s: Seconds after which a tick that no longer says that it works counts as dead. Clocks of machines that
-            take turns must agree to a small part of it.
+        lease_s: Seconds after which a tick that no longer says that it works counts as dead; on another machine
+            by the storage's times.
 
     Example:
         >>> recipe = CurateRecipe.load("pipelines/curate_nightly.yaml", ["output.path=/tmp/curated"])

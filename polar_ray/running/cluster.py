@@ -17,7 +17,7 @@ from polar_ray.recipe.scorers import ScorerConfig
 from polar_ray.running.embedded import RAYS, clean_up, own_folder
 from polar_ray.running.placement import Pool, bundles, pools_on
 from polar_ray.running.ray_private import Scaling, is_started_here, scaling, start_in
-from polar_ray.running.termination import exit_on_sigterm
+from polar_ray.termination import exit_on_sigterm
 
 logger = logging.getLogger(__name__)
 
