@@ -1,10 +1,12 @@
 """What a tick knows of those before it is written whole, and its damage is never a fresh start."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from polar_ray.curating.state import REMEMBERED, Pending, State, Version, read_state, write_state
+from polar_ray.curating.versions import remove
 from polar_ray.data.storage import Storage
 from polar_ray.data.versioned import encode
 from polar_ray.errors import LeaseLost, StateError
@@ -67,3 +69,23 @@ def test_old_states_are_forgotten(tmp_path: Path) -> None:
         write_state(out, State(last_tick=str(token)), token)
     assert len(list((tmp_path / "_curate" / "state").iterdir())) == REMEMBERED
     assert read_state(out).last_tick == str(REMEMBERED + 3)
+
+
+def test_a_tick_that_is_overtaken_while_it_removes_versions_deletes_nothing_more(tmp_path: Path) -> None:
+    out = Storage.of(str(tmp_path))
+    names = ["versions/old/version.json", "versions/old/table/manifest.json", "runs/1/_run/run.json"]
+    for name in names:
+        out.write_atomic(out.join(name), b'{"input": {}, "files": {}, "fingerprints": {}}')
+    version = Version(name="old", published=0.0, runs=["1"])
+    asked: list[int] = []
+
+    def overtaken_later() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise LeaseLost("another tick has taken over")
+
+    with pytest.raises(LeaseLost):
+        remove(replace(out, guard=overtaken_later), State(versions=[version]), [version])
+    assert [info.path for info in out.list()] == sorted(out.join(name) for name in names[1:])
+    remove(out, State(versions=[version]), [version])
+    assert out.list() == []
