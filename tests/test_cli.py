@@ -214,7 +214,7 @@ def test_an_input_that_is_not_there_is_one_sentence(command: Run, recipe: Path, 
     for name in ("run", "plan"):
         code, _, errors = command(name, recipe, f"input.path={tmp_path}/nowhere/*.parquet")
         assert code == 1
-        assert "nowhere" in one_sentence(errors, "NoFiles")
+        assert "nowhere" in one_sentence(errors, "NoFolder")
     assert not (tmp_path / "out").exists()
 
 
