@@ -135,12 +135,12 @@ INLINE f16v exp2_of(int bf16, f16v x) {
 #endif
 }
 
-/* 1 / x for x from 1 to infinity, off by half of the last bit and hardly more. */
+/* 1 / x for x from 1 to infinity, to the last bit or the one before. */
 INLINE f16v inverse(f16v x) {
 #ifdef __AVX512F__
     f16v y = (f16v)_mm512_rcp14_ps((__m512)x);
     /* One step of Newton's; at infinity, where it would give NaN, the estimate is 0 already. */
-    f16v step = y + y * (1.0f - x * y);
+    f16v step = y * (2.0f - x * y);
     return (f16v)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)y, _mm512_setzero_ps(), _CMP_EQ_OQ), (__m512)step,
                                       (__m512)y);
 #else
