@@ -21,6 +21,8 @@ BLOCK = 512
 _STEP = 32
 _SLOWER = 1.25
 """How much slower oneDNN may measure. It is rarely slower and often twice as fast, and actors must choose alike."""
+_TIMED = 512
+"""Width of the layer that is timed."""
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest error relative to the largest output; more means that float32 was computed in a smaller dtype."""
 
@@ -128,7 +130,10 @@ def _off(found: torch.Tensor, x: torch.Tensor, linear: torch.nn.Linear) -> float
 
 @torch.inference_mode()
 def packing_pays(linear: torch.nn.Linear) -> bool:
-    """Measures whether a layer is as fast and as exact when packed.
+    """Measures whether a layer is as exact when packed, and one of a middling size as fast.
+
+    The time of a small model's layer is mostly that of the call: chance would choose, and two processes unlike, which
+    shows in the last bits of a reward.
 
     Args:
         linear: A large layer of the model, on the CPU.
@@ -146,7 +151,9 @@ def packing_pays(linear: torch.nn.Linear) -> bool:
         return False
     if _off(found, x, linear) > tolerance:
         return False
-    seconds = _alternate(lambda: linear(x), lambda: packed(x))
+    plain = _timed(linear.weight.dtype)
+    ones = torch.ones(BLOCK, _TIMED, dtype=linear.weight.dtype)
+    seconds = _alternate(partial(plain, ones), partial(PackedLinear(plain), ones))
     logger.debug("torch takes %.6f s where oneDNN takes %.6f s", *seconds)
     return seconds[1] <= _SLOWER * seconds[0]
 
@@ -192,15 +199,20 @@ def times_float32(dtype: torch.dtype) -> float:
 
     Where the processor has instructions for it, it takes half as long; where it has none, many times as long.
     """
-    width = 512
-    linears = [torch.nn.Linear(width, width, bias=False, dtype=kind) for kind in (dtype, torch.float32)]
     calls: list[Callable[[], object]] = []
-    for linear in linears:
-        x = torch.ones(BLOCK, width, dtype=linear.weight.dtype)
+    for linear in (_timed(dtype), _timed(torch.float32)):
+        x = torch.ones(BLOCK, _TIMED, dtype=linear.weight.dtype)
         layer = PackedLinear(linear) if packing_pays(linear) else linear
         calls.append(partial(layer, x))
     half, single = _alternate(*calls)
     return half / max(single, 1e-9)
+
+
+def _timed(dtype: torch.dtype) -> torch.nn.Linear:
+    """Returns a layer to time; it takes no random numbers, which are the caller's."""
+    linear: torch.nn.Linear = torch.nn.utils.skip_init(torch.nn.Linear, _TIMED, _TIMED, bias=False, dtype=dtype)
+    torch.nn.init.ones_(linear.weight)
+    return linear.requires_grad_(False)
 
 
 def _alternate(*calls: Callable[[], object]) -> list[float]:

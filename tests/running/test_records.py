@@ -87,15 +87,15 @@ def test_a_dataset_that_was_derived_otherwise_is_refused_with_the_keys(run: Path
     derive(DeriveRecipe.of(data))
     changed = DeriveRecipe.of(data, ["pairs.min_margin=0.25", "seed=3"])
     with pytest.raises(
-        RecipeChanged, match=r"min_margin was 0\.0 and is 0\.25; recipe\.seed was 0 and is 3; give another"
+        RecipeChanged, match=r"recipe\.seed was 0 and is 3; .*min_margin was 0\.0 and is 0\.25; give another"
     ):
         derive(changed)
     marker = tmp_path / "pairs" / "_derive" / "derive.json"
     record = json.loads(marker.read_text())
     record["versions"]["numpy"] = "1.0"
     marker.write_text(json.dumps(record))
-    with pytest.raises(RecipeChanged, match=r"otherwise: versions\.numpy was 1\.0 and is "):
-        derive(DeriveRecipe.of(data))
+    # What is finished is what it is: other libraries do not make it another.
+    assert derive(DeriveRecipe.of(data)).versions["numpy"] != "1.0"
 
 
 def test_a_scorer_without_a_name_is_not_shown_as_one(run: Path, tmp_path: Path) -> None:
