@@ -210,7 +210,7 @@ def times_float32(dtype: torch.dtype) -> float:
 
 def _timed(dtype: torch.dtype) -> torch.nn.Linear:
     """Returns a layer to time; it takes no random numbers, which are the caller's."""
-    linear: torch.nn.Linear = torch.nn.utils.skip_init(torch.nn.Linear, _TIMED, _TIMED, bias=False, dtype=dtype)
+    linear = torch.nn.Linear(_TIMED, _TIMED, bias=False, dtype=dtype, device="meta").to_empty(device="cpu")
     torch.nn.init.ones_(linear.weight)
     return linear.requires_grad_(False)
 
