@@ -7,7 +7,7 @@ from pathlib import Path
 
 from polar_ray.data.group import Group
 from polar_ray.data.status import Status
-from polar_ray.errors import CheckpointError, RecipeError
+from polar_ray.errors import CheckpointError, PolarRayError, RecipeError
 from polar_ray.scorers.base import CandidateScore
 from polar_ray.scorers.text_scorer import TextScorer
 
@@ -185,10 +185,19 @@ class Keyed(TextScorer):
         return by_length(group)
 
 
+class OfItsOwn(PolarRayError):
+    """An error of a user's, which takes what it likes."""
+
+    def __init__(self, what: str, key: str) -> None:
+        super().__init__(f"{what}: {key}")
+
+
 class Unmade(TextScorer):
     """Raises when it is made, and says its key."""
 
     def __init__(self, error: str, key: str) -> None:
+        if error == "PolarRayError":
+            raise OfItsOwn("no such key", key)
         raise {**vars(builtins), "RecipeError": RecipeError, "CheckpointError": CheckpointError}[error]({"key": key})
 
     def score_group(self, group: Group) -> list[CandidateScore]:

@@ -179,6 +179,8 @@ class Curation:
         """Makes a version and returns the state with it."""
         begun = self._begin(state, work, lease)
         name = begun.tick
+        # Whoever took over while this process slept finishes a tick of the same name.
+        ours = replace(self._out, guard=lease.check_lately)
         again: dict[str, Shard] = {}
         for run, generation in work.retried.items():
             known = {path: shard.identity for path, shard in state.shards.items() if shard.run == run}
@@ -195,7 +197,7 @@ class Curation:
         folder = folder_of(name)
         now = self._clock()
         runs = [manifests[key] for key in sorted(manifests)]
-        manifest = write_table(self._out, f"{folder}/table", self._recipe, table, runs, now)
+        manifest = write_table(ours, f"{folder}/table", self._recipe, table, runs, now)
         rows = self._derive(folder, lease)
         version = Version(name, now, sorted({shard.run for shard in table.values()}))
         published = Published(
@@ -209,7 +211,7 @@ class Curation:
             datasets=rows,
             token=lease.token,
         )
-        self._out.write_atomic(self._out.join(folder, "version.json"), encode(published))
+        ours.write_atomic(ours.join(folder, "version.json"), encode(published))
         state = msgspec.structs.replace(
             state,
             shards=shards,
@@ -222,7 +224,7 @@ class Curation:
         # This write is the publication: from now on the shards count as done.
         write_state(self._out, state, lease.token)
         lease.check()
-        point_to(self._out, version)
+        point_to(ours, version)
         return state
 
     def _begin(self, state: State, work: _Due, lease: Lease) -> Pending:
@@ -237,8 +239,7 @@ class Curation:
             )
         else:
             if pending is not None:
-                lease.check()
-                clear(run_folder(self._out, pending.tick, 1))
+                clear(run_folder(replace(self._out, guard=lease.check_lately), pending.tick, 1))
             pending = Pending(tick_name(state, self._clock()), work.shards)
             if pending.shards:
                 # What cannot come to anything is not begun: the next tick would have to finish it.

@@ -73,6 +73,7 @@ def list_input(
         parts = score_parts(config.path, config.storage_options, wait_s)
         return [InputFile(part.path, part.size, part.etag, part.mtime, "parquet", None) for part in parts]
     paths = [config.path] if isinstance(config.path, str) else config.path
+    recorded = frozenset(recorded)
     found: dict[str, FileInfo] = {}
     for path in paths:
         for info in _list_path(path, config, wait_s, recorded):

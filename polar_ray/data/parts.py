@@ -1,6 +1,6 @@
 """The parts of a score table: which there are, and whether they are all there as they were written.
 
-That is told from names and sizes alone, by one listing; only where the sum is wrong are the commit records read.
+That is told from the sum of their sizes, by one listing; only where that is wrong are the commit records read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -69,10 +69,12 @@ def decoding(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except PolarRayError:
+    except (PolarRayError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise OutputError(f"{path} is gone; restore it from a copy") from error
+    except PermissionError as error:
+        raise OutputError(f"{path} may not be read by this user: {error.strerror or error}") from error
     except (pa.ArrowException, OSError) as error:
         said = " ".join(str(error).split())
         raise OutputError(f"{path} cannot be read as Parquet ({said:.200}); restore it from a copy") from error

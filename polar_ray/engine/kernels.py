@@ -43,7 +43,7 @@ class Kernels:
         """Takes the library that ``load_compiled`` made of ``kernels.c``."""
         self._library = library
         self._library.polar_attention_workspace.restype = ctypes.c_long
-        self._workspace = torch.empty(0, dtype=torch.uint8)
+        self._workspace = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._level = int(self._library.polar_level())
         self.products = find_products(library) if self._level >= 2 else None
 
@@ -62,7 +62,7 @@ class Kernels:
 
     def free_workspace(self) -> None:
         """Frees what ``attention`` keeps between calls."""
-        self._workspace = torch.empty(0, dtype=torch.uint8)
+        self._workspace = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False, exact: bool = False
@@ -79,7 +79,7 @@ class Kernels:
         Returns:
             ``[..., dim]``, of the weight's dtype, or of that of ``x`` where it is to be exact.
         """
-        out = torch.empty(x.shape, dtype=x.dtype if exact else weight.dtype)
+        out = torch.empty(x.shape, dtype=x.dtype if exact else weight.dtype, device="cpu")
         dim = x.shape[-1]
         self._library.polar_norm(
             *(_kind(x), _kind(weight), _kind(out)),
@@ -150,14 +150,14 @@ class Kernels:
         """Returns what ``polar_ray.engine.attention.attend`` returns; the last two dimensions must be contiguous."""
         tokens, heads, dim = query.shape
         kv_heads = key.shape[1]
-        out = torch.empty(tokens, heads, dim, dtype=query.dtype)
+        out = torch.empty(tokens, heads, dim, dtype=query.dtype, device="cpu")
         lengths = pieces.length.ctypes.data_as(ctypes.c_void_p)
         size = self._library.polar_attention_workspace(
             _kind(query), kv_heads, dim, len(pieces.length), lengths, torch.get_num_threads()
         )
         if self._workspace.numel() < size:
             # Kept, since fresh memory costs as much time as what is written to it.
-            self._workspace = torch.empty(size, dtype=torch.uint8)
+            self._workspace = torch.empty(size, dtype=torch.uint8, device="cpu")
         failed = self._library.polar_attention(
             _kind(query),
             _pointer(query),

@@ -70,27 +70,29 @@ class Products:
         self._library = library
         self._library.polar_products_workspace.restype = ctypes.c_long
         self._kernel = (brgemm, release)
-        self._workspace = torch.empty(0)
+        # The C code writes float32 into memory of the CPU, whatever a process has made torch's defaults.
+        self._workspace = torch.empty(0, dtype=torch.float32, device="cpu")
 
     def rounded(self, x: torch.Tensor, panels: Panels) -> torch.Tensor:
         """Returns ``[rows, out_features]`` for ``[rows, in_features]``, rounded once."""
-        out = torch.empty(len(x), panels.out_features, dtype=torch.bfloat16)
+        out = torch.empty(len(x), panels.out_features, dtype=torch.bfloat16, device="cpu")
         self._product(x, panels, out, add=False)
         return out
 
     def exact(self, x: torch.Tensor, panels: Panels) -> torch.Tensor:
         """Returns float32 ``[rows, out_features]`` for ``[rows, in_features]``."""
-        out = torch.empty(len(x), panels.out_features)
+        out = torch.empty(len(x), panels.out_features, dtype=torch.float32, device="cpu")
         self._product(x, panels, out, add=False)
         return out
 
     def add_to(self, out: torch.Tensor, x: torch.Tensor, panels: Panels) -> None:
         """Adds the product to a float32 ``out`` in place."""
+        assert out.dtype == torch.float32, "sums are float32"
         self._product(x, panels, out, add=True)
 
     def gated(self, x: torch.Tensor, gate: Panels, up: Panels, activation: Activation) -> torch.Tensor:
         """Returns ``activation(gate(x)) * up(x)`` for ``[rows, in_features]``, rounded once."""
-        out = torch.empty(len(x), gate.out_features, dtype=torch.bfloat16)
+        out = torch.empty(len(x), gate.out_features, dtype=torch.bfloat16, device="cpu")
         self._library.polar_gated(
             *self._ready(),
             *(_pointer(tensor) for tensor in (x, gate.weight, gate.bias, up.weight, up.bias, out)),
@@ -118,7 +120,7 @@ class Products:
             raise RuntimeError("The weights are laid out for oneDNN, and torch.backends.mkldnn was disabled since.")
         needed = self._library.polar_products_workspace(torch.get_num_threads())
         if self._workspace.numel() < needed:
-            self._workspace = torch.empty(needed)
+            self._workspace = torch.empty(needed, dtype=torch.float32, device="cpu")
         return self._kernel
 
 

@@ -78,20 +78,26 @@ class ChatTemplate:
             raise text
         return text
 
-    def render_all(self, conversations: Sequence[Conversation]) -> list[str | TokenizerError]:
+    def render_all(
+        self, conversations: Sequence[Conversation], overrun: "Overrun | None" = None
+    ) -> list[str | TokenizerError]:
         """Returns for each conversation what ``render`` returns or raises.
 
         Those that take too long cost the others nothing, until they have taken ``OVERRUN_S`` seconds together: then
         what was not rendered yet is an error.
+
+        Args:
+            conversations: Each with its turns.
+            overrun: What others took that are rendered together with these; nothing by default.
         """
-        overrun = _Overrun()
+        overrun = overrun or Overrun()
         return [text for some in _requests(conversations) for text in self._rendered(some, overrun)]
 
     def close(self) -> None:
         """Ends the process in which the template runs. A later conversation starts another."""
         self._process.close()
 
-    def _rendered(self, conversations: Sequence[Conversation], overrun: "_Overrun") -> list[str | TokenizerError]:
+    def _rendered(self, conversations: Sequence[Conversation], overrun: "Overrun") -> list[str | TokenizerError]:
         if overrun.seconds >= OVERRUN_S:
             error = TokenizerError(
                 f"The chat template took more than {OVERRUN_S:g} s of processor time on conversations that it did not "
@@ -101,9 +107,13 @@ class ChatTemplate:
         try:
             answer = self._process.ask(pack_request(self._template, conversations))
         except Ended as end:
-            overrun.seconds += SECONDS
             if len(conversations) > 1 and end.started:
-                return [text for alone in conversations for text in self._rendered([alone], overrun)]
+                before = overrun.seconds
+                texts = [text for alone in conversations for text in self._rendered([alone], overrun)]
+                # Many that are slow may take too long together; that is no fault of one.
+                overrun.seconds += SECONDS if overrun.seconds > before else 0
+                return texts
+            overrun.seconds += SECONDS
             return [self._ended(end)] * len(conversations)
         return [
             text if outcome is Outcome.RENDERED else _error(outcome, text) for outcome, text in unpack_answer(answer)
@@ -177,7 +187,7 @@ class _ClockRead(TokenizerError):
     """The template asked for the time."""
 
 
-class _Overrun:
+class Overrun:
     """What conversations took of the process without coming to an end."""
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ from tokenizers import Tokenizer
 
 from polar_ray.data.group import Message
 from polar_ray.errors import TokenizerError
-from polar_ray.models.chat_template import ChatTemplate, read_chat_template
+from polar_ray.models.chat_template import ChatTemplate, Overrun, read_chat_template
 from polar_ray.models.clear_cuts import clear_cuts
 from polar_ray.models.control_tokens import is_control, read_tokenizer_config
 from polar_ray.models.damage import damage_of
@@ -147,11 +147,15 @@ class ChatTokenizer:
         return rendered
 
     def render_groups(
-        self, groups: Sequence[Sequence[tuple[Sequence[Message], Sequence[Message]]]]
+        self, groups: Sequence[Sequence[tuple[Sequence[Message], Sequence[Message]]]], overrun: Overrun | None = None
     ) -> list[list[str | TokenizerError]]:
-        """Returns what ``render`` returns or raises for each conversation, a prompt and an answer, by group."""
+        """Returns what ``render`` returns or raises for each conversation, a prompt and an answer, by group.
+
+        ``overrun`` is what others took of the template's time that are rendered together with these.
+        """
         masked = [self._masked(group) for group in groups]
-        texts = iter(self.template.render_all([(*prompt, *answer) for group in masked for prompt, answer in group]))
+        conversations = [(*prompt, *answer) for group in masked for prompt, answer in group]
+        texts = iter(self.template.render_all(conversations, overrun))
         return [[self._checked(next(texts), answer) for _, answer in group] for group in masked]
 
     def _masked(

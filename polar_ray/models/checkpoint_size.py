@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import safe_open
@@ -67,7 +68,7 @@ def _shapes(folder: Path) -> list[tuple[int, ...]]:
                 with safe_open(path, framework="pt") as tensors:
                     shapes += [tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()]  # noqa: SIM118
             else:
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
                 # A tensor that repeats its numbers has more of them than bytes.
                 shapes += [
                     tuple(tensor.shape)

@@ -7,6 +7,7 @@ head with random numbers and drop tensors that it does not know, and both still 
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -143,7 +144,7 @@ def _read_head(folder: Path) -> torch.Tensor:
                     if _HEAD in stored:
                         head: torch.Tensor = tensors.get_tensor(_HEAD)
             else:
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
                 stored = set(content)
                 if _HEAD in stored:
                     head = content[_HEAD].clone()

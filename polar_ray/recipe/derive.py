@@ -149,8 +149,8 @@ def completed_policy(policy: dict[str, Any]) -> dict[str, Any]:
             tables = policy["tables"]
             join = {name: {**table, "path": RECORDED} for name, table in tables.get("join", {}).items()}
             complete["tables"] = _without_places(ScoreTable.model_validate({**tables, "path": RECORDED, "join": join}))
-    except ValidationError:
-        # A later version's settings: they differ from those of today, and are named as they are.
+    except (ValidationError, KeyError, TypeError, AttributeError):
+        # A later version's settings, or somebody's by hand: they differ from those of today, and are named as they are.
         return policy
     return complete
 

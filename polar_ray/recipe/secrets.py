@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import unquote
 
-from polar_ray.errors import RecipeError
+from polar_ray.errors import PolarRayError, RecipeError, ScoringError
 
 MASK = "***"
 ENV = "env"
@@ -167,3 +167,9 @@ def _forms_of(character: str) -> str:
 
 
 _LETTERS = {"\n": "n", "\r": "r", "\t": "t", "\a": "a", "\b": "b", "\f": "f", "\v": "v"}
+
+
+def hidden_error(error: PolarRayError, secrets: Sequence[str]) -> PolarRayError:
+    """Returns an error of the same kind without the secrets in its message; a class of the user's may take anything."""
+    kind = type(error) if type(error).__module__ == PolarRayError.__module__ else ScoringError
+    return kind(hidden(str(error), secrets))

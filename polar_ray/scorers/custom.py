@@ -6,7 +6,7 @@ from importlib import import_module
 
 from polar_ray.errors import PolarRayError, RecipeError
 from polar_ray.recipe.scorers import Custom
-from polar_ray.recipe.secrets import hidden, revealed, secrets_in
+from polar_ray.recipe.secrets import hidden, hidden_error, revealed, secrets_in
 from polar_ray.scorers.declared import declared
 from polar_ray.scorers.text_scorer import TextScorer
 
@@ -32,7 +32,7 @@ class CustomScorer:
             raise RecipeError(f"scorer.settings do not fit {config.target}: {hidden(str(error), secrets)}") from None
         except PolarRayError as error:
             # A traceback would show the message, and the message a secret.
-            raise type(error)(hidden(str(error), secrets)) from None
+            raise hidden_error(error, secrets) from None
         except Exception as error:
             # The class is the user's, and may raise anything.
             raise RecipeError(

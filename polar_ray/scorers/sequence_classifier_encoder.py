@@ -10,6 +10,7 @@ import pyarrow as pa
 from polar_ray.data.group import Message, table_to_groups
 from polar_ray.data.status import Status
 from polar_ray.errors import RecipeError, TokenizerError
+from polar_ray.models.chat_template import Overrun
 from polar_ray.models.chat_tokenizer import ChatTokenizer
 from polar_ray.models.classifier_config import max_positions, read_classifier_config
 from polar_ray.recipe.scorers import RewardModel, SequenceClassifier
@@ -60,13 +61,15 @@ class SequenceClassifierEncoder(RewardModelEncoder):
             for group in table_to_groups(groups)
         ]
         rows = EncodedRows()
-        for group, encoded in enumerate(self._encode_groups(conversations)):
+        overrun = Overrun()
+        for group, encoded in enumerate(self._encode_groups(conversations, overrun)):
             for place, whole in enumerate(encoded):
                 ids: np.ndarray | TokenizerError | None = whole
                 status = Status.OK
                 if isinstance(whole, np.ndarray) and len(whole) > self.max_length:
                     status = Status.TRUNCATED
-                    ids = self._cut(*conversations[group][place]) if self.config.on_too_long == "cut_prompt" else None
+                    cut = self.config.on_too_long == "cut_prompt"
+                    ids = self._cut(*conversations[group][place], overrun) if cut else None
                 if ids is None:
                     rows.add_unscored(group, place, Status.TOO_LONG)
                 elif isinstance(ids, TokenizerError):
@@ -84,9 +87,11 @@ class SequenceClassifierEncoder(RewardModelEncoder):
             return tuple(messages)
         return tuple(Message(turn.role, without_thinking(turn.content)) for turn in messages)
 
-    def _encode_groups(self, groups: Sequence[Sequence[_Conversation]]) -> list[list[np.ndarray | TokenizerError]]:
+    def _encode_groups(
+        self, groups: Sequence[Sequence[_Conversation]], overrun: Overrun
+    ) -> list[list[np.ndarray | TokenizerError]]:
         """Returns the ids of conversations that begin with the same prompt, by group, or why there are none."""
-        rendered = self.tokenizer.render_groups(groups)
+        rendered = self.tokenizer.render_groups(groups, overrun)
         texts = [[text for text in group if isinstance(text, str)] for group in rendered]
         ids = [iter(encoded) for encoded in self.tokenizer.encode_groups(texts)]
         return [
@@ -94,7 +99,9 @@ class SequenceClassifierEncoder(RewardModelEncoder):
             for group, encoded in zip(rendered, ids, strict=True)
         ]
 
-    def _cut(self, prompt: Sequence[Message], answer: Sequence[Message]) -> np.ndarray | TokenizerError | None:
+    def _cut(
+        self, prompt: Sequence[Message], answer: Sequence[Message], overrun: Overrun
+    ) -> np.ndarray | TokenizerError | None:
         """Returns the ids with the fewest turns dropped that fit, or None where the last turn alone does not."""
         start = 0
         while start < len(prompt) and prompt[start].role in ("system", "developer"):
@@ -107,7 +114,7 @@ class SequenceClassifierEncoder(RewardModelEncoder):
         low, high = 0, len(shorter)
         while low < high:
             middle = (low + high) // 2
-            [[ids]] = self._encode_groups([[(shorter[middle], answer)]])
+            [[ids]] = self._encode_groups([[(shorter[middle], answer)]], overrun)
             if isinstance(ids, TokenizerError):
                 return ids
             if len(ids) <= self.max_length:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from polar_ray.data.group import Group, table_to_groups
 from polar_ray.data.status import Status
 from polar_ray.errors import PolarRayError, ScoringError
-from polar_ray.recipe.secrets import hidden
+from polar_ray.recipe.secrets import hidden, hidden_error
 from polar_ray.scorers.answers import checked_answer
 from polar_ray.scorers.base import CandidateScore, Scores, error_text
 from polar_ray.scorers.sight import Sight, score_seen
@@ -57,7 +57,7 @@ class TextScorer(ABC):
                 return checked_answer(type(self).__name__, group, self.score_group(group), self.extras)
             except PolarRayError as error:
                 if self.secrets:
-                    raise type(error)(hidden(str(error), self.secrets)) from None
+                    raise hidden_error(error, self.secrets) from None
                 raise
             # Any text must be expected, so one group's exception may not take the other groups with it.
             except Exception as error:

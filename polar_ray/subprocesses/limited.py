@@ -72,12 +72,15 @@ class LimitedProcess:
 
     def _ask(self, request: bytes) -> bytes:
         with self._lock:
-            worker = self._worker or self._start()
-            answer = _exchange(worker, request)
-            if answer is None:
-                status = worker.wait()
+            try:
+                worker = self._worker or self._start()
+                answer = _exchange(worker, request)
+                if answer is None:
+                    raise Ended(worker.wait())
+            except BaseException:
+                # Whoever is interrupted leaves an answer behind that belongs to no later request.
                 self._end()
-                raise Ended(status)
+                raise
             return answer
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -92,10 +95,9 @@ class LimitedProcess:
         self._worker = worker
         self._finalizer = weakref.finalize(self, _stop, worker)
         assert worker.stdout is not None
-        if worker.stdout.readline() != b"ready\n":
-            status = worker.wait()
-            self._end()
-            raise Ended(status, started=False)
+        # What is imported as Python starts may print before.
+        if b"ready\n" not in iter(worker.stdout.readline, b""):
+            raise Ended(worker.wait(), started=False)
         return worker
 
     def _end(self) -> None:

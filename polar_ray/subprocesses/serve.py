@@ -17,6 +17,9 @@ def serve(answer: Callable[[bytes], bytes]) -> None:
     An answer that takes more processor time than the first argument says (seconds) ends the process by SIGPROF, which
     no code in it can hold up or swallow; the second argument says how many bytes of addresses the process may have.
     """
+    # A host that ignores or blocks the signal hands that down.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
     seconds, most_bytes = float(sys.argv[1]), int(sys.argv[2])
     # Some systems, macOS among them, do not limit addresses.
     with suppress(ValueError, OSError):

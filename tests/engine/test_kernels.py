@@ -244,6 +244,22 @@ def test_wide_products_are_the_same_on_any_number_of_threads(products: Products)
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_wide_products_do_not_ask_for_torchs_default_dtype(kernels: Kernels, default: torch.dtype) -> None:
+    if kernels.products is None:
+        pytest.skip("needs a processor with instructions for bfloat16")
+    linear, x = wide_linear(96, 208), some(7, 96, dtype=torch.bfloat16)
+    expected = exact_output(linear, x)
+    torch.set_default_dtype(default)
+    try:
+        # Whose workspace is made under that default.
+        found = WideLinear(linear, Products(kernels.products._library, *kernels.products._kernel)).exact(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_layers_of_odd_shapes_are_not_wide(products: Products) -> None:
     model = torch.nn.Sequential(wide_linear(256, 512), wide_linear(512, 40), wide_linear(40, 64))
     x = some(5, 256, dtype=torch.bfloat16)

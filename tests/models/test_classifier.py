@@ -187,6 +187,9 @@ def test_weights_in_a_bin_file_and_in_shards_are_read_too(tmp_path):
     whole = changed(tmp_path / "bin", tensors={})
     (whole / "model.safetensors").unlink()
     torch.save(tensors, whole / "pytorch_model.bin")
+    old = changed(tmp_path / "old", tensors={})
+    (old / "model.safetensors").unlink()
+    torch.save(tensors, old / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     sharded = changed(tmp_path / "shards", tensors={})
     (sharded / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -197,7 +200,7 @@ def test_weights_in_a_bin_file_and_in_shards_are_read_too(tmp_path):
         weight_map |= dict.fromkeys(part, file)
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
-    for folder in (whole, sharded):
+    for folder in (whole, old, sharded):
         rewards = engine_of(folder).score(sequences(HEADS["llama"]["input_ids"]))[:, 0]
         np.testing.assert_allclose(rewards, HEADS["llama"]["score_single"], atol=1e-4)
 

@@ -139,6 +139,22 @@ def test_a_candidate_with_which_the_template_comes_to_no_end_is_an_error(folder:
     assert encoded["ids"].is_valid().to_pylist() == [True, False, True]
 
 
+def test_candidates_whose_cut_conversation_comes_to_no_end_are_given_up_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template, "OVERRUN_S", 0.8)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    # Only what was shortened, and begins with another turn, has no end.
+    shortened = "{% if messages[0].content == 'second' %}" + LOOP + "{% endif %}" + CHATML
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": shortened}))
+    encoder = SequenceClassifierEncoder.from_pretrained(folder, max_length=20, on_too_long="cut_prompt")
+    prompt = (Message("user", "first " * 30), Message("assistant", "a"), Message("user", "second"))
+    candidates = tuple(Candidate(str(number), (Message("assistant", "b"),)) for number in range(6))
+    errors = encoder.encode(groups_to_table([Group("p", prompt, (), candidates)]))["error"].to_pylist()
+    assert ["on this conversation" in error for error in errors] == [True, True, False, False, False, False]
+    assert all("so this one was not rendered" in error for error in errors[2:])
+
+
 def test_a_plan_with_a_template_that_comes_to_no_end_is_an_error(folder: Path, tmp_path: Path) -> None:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": LOOP + CHATML}))

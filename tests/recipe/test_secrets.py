@@ -17,7 +17,7 @@ from conftest import rows, write_jsonl
 
 from polar_ray.cli import main
 from polar_ray.data.storage import Storage
-from polar_ray.errors import CheckpointError, RecipeError, StorageError
+from polar_ray.errors import CheckpointError, PolarRayError, RecipeError, ScoringError, StorageError
 from polar_ray.recipe.curate import CurateRecipe
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.recipe.scorers import Custom
@@ -220,10 +220,14 @@ def test_hiding_takes_time_in_proportion_to_the_message() -> None:
         assert hidden(text, secrets) == text
 
 
-@pytest.mark.parametrize("kind", [ValueError, KeyError, OSError, TypeError, RecipeError, CheckpointError])
+SAME = {RecipeError: RecipeError, CheckpointError: CheckpointError, PolarRayError: ScoringError}
+"""Errors that a scorer may raise as it is made, and as what they come out; any other is the recipe's."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyError, OSError, TypeError, *SAME])
 def test_a_scorer_that_cannot_be_made_does_not_say_its_secrets(kind: type[Exception]) -> None:
     settings = {"error": kind.__name__, "key": CANARY + "'\n"}
-    with pytest.raises(CheckpointError if kind is CheckpointError else RecipeError) as refused:
+    with pytest.raises(SAME.get(kind, RecipeError)) as refused:
         make_scorer(Custom(target="faulty:Unmade", settings=settings, public=["error"]))
     assert "***" in str(refused.value)
     assert "c4n4ry" not in "".join(traceback.format_exception(refused.value))
