@@ -96,6 +96,10 @@ def _create_s3(storage: Storage, key: str, data: bytes) -> bool:
         "read_timeout": 30,
     }
     client = {"region_name": region} if region else {}
+    # Clients are kept by what they were made with: one of another endpoint must not be taken for that of today.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and "endpoint_url" not in options:
+        options["endpoint_url"] = endpoint
     filesystem = S3FileSystem(**options, client_kwargs=client, config_kwargs=config)
     for _ in range(CONFLICTS):
         try:

@@ -21,14 +21,14 @@ class _Scorer(msgspec.Struct):
 
 
 class _Fields(msgspec.Struct):
-    candidate_id: str
+    candidate_id: str = ""
 
 
 class _Input(msgspec.Struct):
-    path: str | list[str]
-    layout: str
-    columns: dict[str, str | None]
-    candidate_fields: _Fields
+    path: str | list[str] | msgspec.UnsetType = msgspec.UNSET
+    layout: str | msgspec.UnsetType = msgspec.UNSET
+    columns: dict[str, str | None] | msgspec.UnsetType = msgspec.UNSET
+    candidate_fields: _Fields | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Recipe(msgspec.Struct):
@@ -88,9 +88,9 @@ class _Verified(msgspec.Struct):
     max_delta: float | None
     mean_delta: float | None
     beyond_tolerance: Count
-    not_rescored: Count
-    worst_prompt_id: str | None
-    error: str | None
+    not_rescored: Count = 0
+    worst_prompt_id: str | None = None
+    error: str | None = None
 
 
 class _Any(msgspec.Struct):
@@ -138,6 +138,9 @@ def decode_whole(data: bytes, path: str, type: type[ManifestT], remedy: str) -> 
         "recipe.input": checked.recipe.input,
     }
     lacking += [name for name, part in parts.items() if part is None]
+    if checked.recipe.input is not None:
+        held_input = held["recipe"]["input"]
+        lacking += [f"recipe.input.{name}" for name in _Input.__struct_fields__ if name not in held_input]
     names = [*(checked.recipe.scorers or ([""] if checked.recipe.scorer is not None else []))]
     if not names:
         lacking.append("recipe.scorer")

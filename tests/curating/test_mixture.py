@@ -30,8 +30,15 @@ class Scored:
         self.out = Storage.of(str(folder / "out"))
         self._folder = folder
         wanted = recipe(folder / "in", folder / "out", scorer=self.scorer)
-        empty = ("counts", "conservation", "throughput", "stage_seconds", "versions")
+        empty = ("stage_seconds", "versions")
         manifest: dict[str, Any] = {name: {} for name in empty}
+        manifest["counts"] = dict.fromkeys(("groups", "candidates", "rows", "rows_in_groups", "splits"), 0)
+        manifest["counts"] |= {name: {} for name in ("tokens", "statuses", "dead_letters", "drops")}
+        manifest["conservation"] = {
+            **dict.fromkeys(("rows_read", "rows_in_groups", "dead_letters", "drops"), 0),
+            "holds": True,
+        }
+        manifest["throughput"] = {"candidates_per_s": 0.0, "tokens_per_s": 0.0}
         manifest |= dict.fromkeys(("duration_s", "scoring_s", "resumed_splits"), 0)
         manifest |= {"started": "", "finished": "", "inputs": [], "recipe": wanted.model_dump(mode="json")}
         manifest["fingerprints"] = {"": fingerprint_of(Polar.model_validate(self.scorer))}

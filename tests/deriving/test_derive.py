@@ -269,7 +269,7 @@ def test_an_error_half_way_leaves_no_half_a_file_and_no_manifest(
     monkeypatch.setattr("polar_ray.deriving.units.UNIT_PARTS", 1)
     parts = sorted((run / "scores").iterdir())
     parts[-1].write_bytes(b"no parquet")
-    with pytest.raises(pa.ArrowInvalid):
+    with pytest.raises(OutputError, match=rf"{parts[-1].name} cannot be read as Parquet"):
         derive(recipe(run, tmp_path / "out", **RUNNABLE["pairs"]))
     assert set(contents(tmp_path / "out")) == {"_derive/derive.json"}
 

@@ -114,7 +114,7 @@ def test_a_wrong_recipe_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
     result = command("pipelines/pairs.yaml", "pairs.min_margn=1")
     assert result.returncode == 1
     assert result.stderr == (
-        "polar-ray: RecipeError: pipelines/pairs.yaml: unknown key pairs.min_margn; did you mean min_margin?\n"
+        "polar-ray: RecipeError: pipelines/pairs.yaml: unknown key pairs.min_margn; did you mean pairs.min_margin?\n"
     )
 
 

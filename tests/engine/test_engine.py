@@ -1,6 +1,7 @@
 """The engine on tiny checkpoints, against plain forwards and the original's rewards."""
 
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -195,7 +196,8 @@ def test_running_out_of_memory_halves_the_budget_and_scores_the_same() -> None:
 def test_a_single_sequence_that_does_not_fit_is_a_clear_error() -> None:
     result = run_with_memory(100, 50_000)
     assert result.returncode != 0
-    assert "ScoringError: A single sequence of 50000 tokens does not fit in the memory of cpu" in result.stderr
+    # Which one is the first that does not fit depends on what the process holds beside.
+    assert re.search(r"ScoringError: A single sequence of \d+ tokens does not fit in the memory of cpu", result.stderr)
 
 
 @pytest.mark.gpu

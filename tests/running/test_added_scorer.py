@@ -12,7 +12,15 @@ import pytest
 from conftest import rows, write_jsonl, write_parquet
 from runs import part_files, recipe, score_table
 
-from polar_ray.errors import ConservationError, InputError, NotARun, NotFinished, RecipeChanged, RecipeError
+from polar_ray.errors import (
+    ConservationError,
+    InputError,
+    NotARun,
+    NotFinished,
+    OutputError,
+    RecipeChanged,
+    RecipeError,
+)
 from polar_ray.recipe.recipe import Recipe
 from polar_ray.running.manifest import Manifest
 from polar_ray.running.plan import plan
@@ -194,6 +202,13 @@ def test_a_part_that_is_missing_or_damaged_stops_the_run(parent: Path, tmp_path:
         shutil.copytree(parent, tmp_path / name)
     part = sorted((tmp_path / "missing" / "scores").iterdir())[1]
     part.unlink()
+    with pytest.raises(OutputError, match=f"{part.name} is gone, and the scores of its split with it"):
+        run(added(tmp_path / "missing", tmp_path / "a"))
+    for name in ("missing", "damaged", "shifted"):
+        # As an earlier version wrote it, without the sum of the sizes.
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        del manifest["counts"]["score_table_bytes"]
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConservationError, match=f"counts {GROUPS} groups, and 10 were read"):
         run(added(tmp_path / "missing", tmp_path / "a"))
     broken = tmp_path / "damaged" / "scores" / part.name
