@@ -69,7 +69,7 @@ class _File(msgspec.Struct):
 
 class _Throughput(msgspec.Struct):
     candidates_per_s: float
-    tokens_per_s: float
+    tokens_per_s: float = 0.0
 
 
 class _Stage(msgspec.Struct):

@@ -13,7 +13,6 @@ from conftest import rows, write_jsonl, write_parquet
 from runs import part_files, recipe, score_table
 
 from polar_ray.errors import (
-    ConservationError,
     InputError,
     NotARun,
     NotFinished,
@@ -204,22 +203,22 @@ def test_a_part_that_is_missing_or_damaged_stops_the_run(parent: Path, tmp_path:
     part.unlink()
     with pytest.raises(OutputError, match=f"{part.name} is gone, and the scores of its split with it"):
         run(added(tmp_path / "missing", tmp_path / "a"))
-    for name in ("missing", "damaged", "shifted"):
-        # As an earlier version wrote it, without the sum of the sizes.
-        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
-        del manifest["counts"]["score_table_bytes"]
-        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ConservationError, match=f"counts {GROUPS} groups, and 10 were read"):
-        run(added(tmp_path / "missing", tmp_path / "a"))
     broken = tmp_path / "damaged" / "scores" / part.name
     broken.write_bytes(broken.read_bytes()[:-200])
+    with pytest.raises(OutputError, match=f"{part.name} has .* bytes where .* were written"):
+        run(added(tmp_path / "damaged", tmp_path / "b"))
+    broken.write_bytes(broken.read_bytes() + bytes(200))
     with pytest.raises(InputError, match="is a part of a score table, and damaged"):
         run(added(tmp_path / "damaged", tmp_path / "b"))
     shifted = tmp_path / "shifted" / "scores" / part.name
-    table = pq.read_table(shifted)
+    table, before = pq.read_table(shifted), shifted.stat().st_size
     rewards = table["reward"].to_pylist()
     rewards[0] = [*rewards[0], 1.0]
     place = table.column_names.index("reward")
     pq.write_table(table.set_column(place, "reward", pa.array(rewards, pa.list_(pa.float32()))), shifted)
+    manifest = json.loads((tmp_path / "shifted" / "manifest.json").read_text())
+    # As if it had been written so.
+    manifest["counts"]["score_table_bytes"] += shifted.stat().st_size - before
+    (tmp_path / "shifted" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="reward_close has not one value per candidate"):
         run(added(tmp_path / "shifted", tmp_path / "c"))
