@@ -94,6 +94,7 @@ def test_a_run_waits_for_the_gpu_node_that_the_autoscaler_brings_and_for_none_th
         done = subprocess.run(
             command, env={**os.environ, **there.environment}, capture_output=True, text=True, timeout=240, check=False
         )
-    assert "the autoscaler is bringing nodes; waiting up to 900 s" in done.stderr
+    # Where the node comes within moments, the autoscaler is not seen to bring it.
+    assert "waiting up to 20 s for the autoscaler to bring nodes" in done.stderr
     assert done.returncode == 0, done.stderr
     assert "5 groups, 15 candidates from 5 rows" in done.stdout
